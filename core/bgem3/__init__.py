@@ -1,0 +1,1 @@
+"""All three representations of BGE-M3: encode, score, fuse, store and search."""

@@ -1,0 +1,47 @@
+"""What a backend does: token ids in, head outputs out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from bgem3.types import FloatArray, Head, IntArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeadOutputs:
+    """The heads of one batch of token sequences; a head that was not asked for is None.
+
+    Attributes:
+        dense: `(n, dim)` float32, rows of norm 1.
+        token_weights: `(total_tokens,)` float32 >= 0, one per input id, sequences joined.
+        token_vectors: `(total_tokens - n, multi_dim)` float32, rows of norm 1, the first
+            token of each sequence left out.
+    """
+
+    dense: FloatArray | None
+    token_weights: FloatArray | None
+    token_vectors: FloatArray | None
+
+
+class Backend(Protocol):
+    """Runs the forward pass. Called by one thread at a time.
+
+    Attributes:
+        name, precision, device: What `M3Encoder.describe` shows.
+        dim, multi_dim: Width of a dense vector and of a token vector.
+    """
+
+    name: str
+    precision: str
+    device: str
+    dim: int
+    multi_dim: int
+
+    def forward(self, sequences: Sequence[IntArray], heads: Collection[Head]) -> HeadOutputs:
+        """Encode token sequences with their special tokens, longest first.
+
+        Raises:
+            BackendError: the forward pass failed.
+        """

@@ -1,0 +1,123 @@
+"""Every error and warning of the project, as one tree.
+
+BGEM3Error
+├── InvalidInputError (ValueError)         an argument is wrong; nothing was changed
+│   ├── InvalidTextError                   not a string, or not valid Unicode
+│   ├── TextTooLongError                   longer than max_length under overflow="error"
+│   ├── InvalidFilterError                 a `where` that does not follow the grammar
+│   ├── InvalidMetadataError               metadata a store cannot keep
+│   ├── DuplicateIdError                   one id twice in a call
+│   └── HeadNotEncodedError                a head that `encode` was not asked for
+├── MissingExtraError (ImportError)        an optional part is not installed
+├── CheckpointError                        a model folder or repository cannot be used
+│   ├── CheckpointNotFoundError (FileNotFoundError)
+│   └── CheckpointFileError (ValueError)   truncated, of a wrong shape, or unsafe
+├── BackendError (RuntimeError)            the forward pass failed or is not possible here
+└── StoreError (RuntimeError)              what is stored cannot be read or changed
+    ├── StoreClosedError
+    ├── StoreLockedError                   another process writes to it
+    ├── StoreWriteError (OSError)          read-only folder, full disk
+    ├── StoreCorruptError                  a damaged file
+    └── IndexMismatchError                 made with another checkpoint or other settings
+
+BGEM3Warning (UserWarning)
+├── TruncationWarning                      text was cut under overflow="truncate"
+└── SettingsWarning                        an index opened with other settings than it was made with
+"""
+
+from __future__ import annotations
+
+
+class BGEM3Error(Exception):
+    """Base of every error this project raises on purpose."""
+
+
+class InvalidInputError(BGEM3Error, ValueError):
+    """An argument is wrong. Nothing was changed."""
+
+
+class InvalidTextError(InvalidInputError):
+    """A text is not a string, or holds a lone surrogate."""
+
+
+class TextTooLongError(InvalidInputError):
+    """A text is longer than `max_length` and `overflow="error"`."""
+
+
+class InvalidFilterError(InvalidInputError):
+    """A `where` filter does not follow the grammar."""
+
+
+class InvalidMetadataError(InvalidInputError):
+    """Metadata has a key or a value that a store cannot keep."""
+
+
+class DuplicateIdError(InvalidInputError):
+    """The same id stands twice in one call."""
+
+
+class HeadNotEncodedError(InvalidInputError):
+    """A head is read that `encode` was not asked for."""
+
+
+class MissingExtraError(BGEM3Error, ImportError):
+    """An optional part of the project is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f'{purpose} needs the package {package!r}, which is not installed. Fix: pip install "bgem3[{extra}]"'
+        )
+        self.package = package
+        self.extra = extra
+
+
+class CheckpointError(BGEM3Error):
+    """A model folder or repository cannot be used."""
+
+
+class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
+    """A folder, a repository or one of its files is not there."""
+
+
+class CheckpointFileError(CheckpointError, ValueError):
+    """A file of a checkpoint is truncated, of a wrong shape, or unsafe."""
+
+
+class BackendError(BGEM3Error, RuntimeError):
+    """A forward pass failed, or the machine cannot do what was asked."""
+
+
+class StoreError(BGEM3Error, RuntimeError):
+    """What is stored cannot be read or changed."""
+
+
+class StoreClosedError(StoreError):
+    """The store was closed before the call."""
+
+
+class StoreLockedError(StoreError):
+    """Another process is writing to the same folder."""
+
+
+class StoreWriteError(StoreError, OSError):
+    """The disk refused a write: read-only, or full. What was stored is intact."""
+
+
+class StoreCorruptError(StoreError):
+    """A file of the store is damaged."""
+
+
+class IndexMismatchError(StoreError):
+    """The index was made with another checkpoint or with other settings."""
+
+
+class BGEM3Warning(UserWarning):
+    """Base of every warning this project gives."""
+
+
+class TruncationWarning(BGEM3Warning):
+    """Texts were cut at `max_length` under `overflow="truncate"`."""
+
+
+class SettingsWarning(BGEM3Warning):
+    """An index is opened with other settings than it was made with."""

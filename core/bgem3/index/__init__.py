@@ -1,0 +1,1 @@
+"""What an embedded store searches with: lexical index, token vectors, sidecar."""

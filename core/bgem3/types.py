@@ -1,0 +1,202 @@
+"""The value types that every room shares: heads, weights, chunks, hits, search plans."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bgem3.errors import InvalidInputError
+
+FloatArray: TypeAlias = NDArray[np.float32]
+IntArray: TypeAlias = NDArray[np.int64]
+
+Head: TypeAlias = Literal["dense", "sparse", "multi_vector"]
+HEADS: tuple[Head, ...] = get_args(Head)
+Mode: TypeAlias = Literal["dense", "sparse", "multi_vector", "hybrid"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+Strategy: TypeAlias = Literal["union", "cascade", "rrf"]
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+Lexical: TypeAlias = Literal["m3", "bm25"]
+
+MetadataValue: TypeAlias = str | int | float | bool | list[str] | list[int] | list[float] | list[bool]
+Metadata: TypeAlias = Mapping[str, MetadataValue]
+Where: TypeAlias = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """How much each head counts in a hybrid score; the score is the weighted mean of the heads.
+
+    Only ratios matter. The default is the `balanced` preset.
+
+    Raises:
+        InvalidInputError: a weight is negative or not finite, or all are zero.
+
+    Source:
+        balanced is the model's own training ensemble, and its MIRACL and MKQA evaluation;
+        long_document is its MLDR evaluation, lexical its two-head MLDR evaluation
+        (FlagEmbedding, research/C_MTEB).
+    """
+
+    dense: float = 1.0
+    sparse: float = 0.3
+    multi_vector: float = 1.0
+
+    balanced: ClassVar[Weights]
+    long_document: ClassVar[Weights]
+    lexical: ClassVar[Weights]
+
+    def __post_init__(self) -> None:
+        for head in HEADS:
+            value = getattr(self, head)
+            if not math.isfinite(value) or value < 0:
+                raise InvalidInputError(
+                    f"weights: {head} must be a finite number >= 0, got {value!r}. Fix: Weights({head}=0.3)"
+                )
+        if self.total == 0:
+            raise InvalidInputError(
+                "weights: the sum must be > 0, got 0 for every head. Fix: give one head a weight, e.g. Weights(dense=1)"
+            )
+
+    @property
+    def total(self) -> float:
+        """The sum of the three weights, > 0."""
+        return self.dense + self.sparse + self.multi_vector
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The heads with a weight above zero."""
+        return tuple(head for head in HEADS if getattr(self, head) > 0)
+
+
+Weights.balanced = Weights()
+Weights.long_document = Weights(dense=0.15, sparse=0.5, multi_vector=0.35)
+Weights.lexical = Weights(dense=0.2, sparse=0.8, multi_vector=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One stored piece of text. `metadata` is empty where there is none."""
+
+    id: str
+    text: str
+    metadata: Metadata = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One search result; a higher `score` is better.
+
+    Attributes:
+        score: The score the results are ordered by: the head's own in a one-head mode, the
+            weighted mean in hybrid mode (about -1 to 1), the RRF sum under `strategy="rrf"`.
+        scores: Raw score of each head that was computed for this chunk.
+    """
+
+    id: str
+    text: str
+    metadata: Metadata
+    score: float
+    scores: Mapping[Head, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What one step of a search did: its name, how many candidates it left, how long it took."""
+
+    name: str
+    candidates: int
+    seconds: float
+
+
+class Hits(list[Hit]):
+    """Search results, best first. `stages` tells what each step of the search did."""
+
+    def __init__(self, hits: Iterable[Hit] = (), stages: Sequence[Stage] = ()) -> None:
+        super().__init__(hits)
+        self.stages = tuple(stages)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchPlan:
+    """Everything about a search but the query; `HybridIndex.search` documents each field.
+
+    Raises:
+        InvalidInputError: an unknown mode or strategy, or a depth below 1.
+    """
+
+    k: int = 10
+    mode: Mode = "hybrid"
+    strategy: Strategy = "union"
+    fetch_k: int = 100
+    weights: Weights = Weights.balanced
+    rrf_k: int = 60
+    where: Where | None = None
+    exhaustive: bool = False
+    cascade: tuple[int, int] = (100, 20)
+
+    def __post_init__(self) -> None:
+        _check_choice("mode", self.mode, MODES)
+        _check_choice("strategy", self.strategy, STRATEGIES)
+        for name in ("k", "fetch_k", "rrf_k"):
+            _check_depth(name, getattr(self, name))
+        if len(self.cascade) != 2:
+            raise InvalidInputError(
+                f"cascade: expected two depths (sparse, dense), got {self.cascade!r}. Fix: cascade=(100, 20)"
+            )
+        for depth in self.cascade:
+            _check_depth("cascade", depth)
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The heads a query must be encoded with."""
+        if self.mode == "multi_vector":
+            return HEADS
+        if self.mode != "hybrid":
+            return (self.mode,)
+        return (
+            HEADS
+            if self.strategy == "cascade"
+            else tuple(head for head in HEADS if head in self.weights.heads or head in ("dense", "sparse"))
+        )
+
+
+def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise InvalidInputError(f"{name}: got {value!r}, expected one of {', '.join(choices)}")
+
+
+def _check_depth(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InvalidInputError(f"{name}: expected a whole number >= 1, got {value!r}. Fix: {name}=10")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexSettings:
+    """What an index was made with, kept beside its chunks.
+
+    Attributes:
+        fingerprint: Hash of the checkpoint; another one is refused.
+        lexical: Weighting of the sparse head; another one is refused.
+        max_length, overflow, window, window_overlap: How long texts were read, in tokens;
+            others are refused when adding and warned about when searching.
+        backend, precision: Warned about only, so that an index built on a GPU opens on a laptop.
+        dim, multi_dim, vocab_size: Width of a dense vector, a token vector and a sparse row.
+    """
+
+    fingerprint: str
+    dim: int
+    multi_dim: int
+    vocab_size: int
+    lexical: Lexical = "m3"
+    max_length: int = 8192
+    overflow: str = "window"
+    window: int = 8192
+    window_overlap: int = 64
+    backend: str = ""
+    precision: str = ""
