@@ -1,0 +1,69 @@
+"""onnxruntime on the CPU, over the official export's hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import onnxruntime
+
+from bgem3.backends.base import HeadOutputs
+from bgem3.backends.heads import apply_heads
+from bgem3.checkpoint import Checkpoint
+from bgem3.errors import BackendError, CheckpointFileError
+from bgem3.types import Head, IntArray
+
+_OUTPUT = "token_embeddings"
+
+
+class OnnxBackend:
+    """Runs `onnx/model.onnx` in float32; the heads follow in numpy.
+
+    Args:
+        checkpoint: Loaded with `form="onnx"`.
+        num_threads: Threads of the matrix products; None: one a physical core.
+
+    Raises:
+        CheckpointFileError: the graph cannot be read or lacks the output `token_embeddings`.
+    """
+
+    name = "onnx"
+    precision = "float32"
+    device = "cpu"
+
+    def __init__(self, checkpoint: Checkpoint, *, num_threads: int | None = None) -> None:
+        self.dim = checkpoint.config.hidden_size
+        self.multi_dim = len(checkpoint.multi_vector_head.weight)
+        self._checkpoint = checkpoint
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if num_threads is not None:
+            options.intra_op_num_threads = num_threads
+        # Without this, idle threads spin at full load between two calls.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        path = str(checkpoint.onnx_path)
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's errors share no public base class
+            raise CheckpointFileError(
+                f"{path}: onnxruntime cannot load it ({error}). Fix: download it again"
+            ) from error
+        outputs = [output.name for output in self._session.get_outputs()]
+        if _OUTPUT not in outputs:
+            raise CheckpointFileError(
+                f"{path}: expected an output {_OUTPUT!r}, got {outputs}. Fix: use the official export, "
+                f'or backend="torch"'
+            )
+
+    def forward(self, sequences: Sequence[IntArray], heads: Collection[Head]) -> HeadOutputs:
+        """Encode token sequences; see `Backend.forward`."""
+        lengths = np.array([len(ids) for ids in sequences])
+        mask = np.arange(lengths.max()) < lengths[:, None]
+        ids = np.full(mask.shape, self._checkpoint.config.pad_token_id, dtype=np.int64)
+        ids[mask] = np.concatenate(sequences)
+        try:
+            (hidden,) = self._session.run([_OUTPUT], {"input_ids": ids, "attention_mask": mask.astype(np.int64)})
+        except Exception as error:  # onnxruntime's errors share no public base class
+            raise BackendError(f"onnxruntime failed on a batch of shape {ids.shape}: {error}") from error
+        checkpoint = self._checkpoint
+        return apply_heads(hidden[mask], lengths, heads, checkpoint.sparse_head, checkpoint.multi_vector_head)

@@ -1,0 +1,209 @@
+"""PyTorch, on sequences packed one after another, so that no padding is ever computed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from itertools import groupby
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bgem3.backends.base import HeadOutputs
+from bgem3.checkpoint import Checkpoint, Config
+from bgem3.errors import BackendError, CheckpointFileError
+from bgem3.types import FloatArray, Head, IntArray
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class TorchBackend:
+    """XLM-RoBERTa written for packed sequences.
+
+    Linear layers see all tokens of a batch at once, attention the sequences of one length together.
+
+    Args:
+        checkpoint: Loaded with `form="torch"`.
+        precision: float32, bfloat16 or float16; the heads are computed in it too.
+        device: A torch device name; None: the CPU.
+        num_threads: Sets torch's thread count for the whole process when given.
+
+    Raises:
+        BackendError: the precision or the device is not there.
+        CheckpointFileError: the weights lack a tensor or hold one of a wrong shape.
+    """
+
+    name = "torch"
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        precision: str = "float32",
+        device: str | None = None,
+        num_threads: int | None = None,
+    ) -> None:
+        if precision not in _DTYPES:
+            raise BackendError(f"precision: torch has {', '.join(_DTYPES)}, got {precision!r}")
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
+        self.precision = precision
+        self.device = device or "cpu"
+        self.dim = checkpoint.config.hidden_size
+        self.multi_dim = len(checkpoint.multi_vector_head.weight)
+        self._pad = checkpoint.config.pad_token_id
+        dtype = _DTYPES[precision]
+        try:
+            self._model = _Model(checkpoint, torch.device(self.device), dtype)
+            heads = (checkpoint.sparse_head, checkpoint.multi_vector_head)
+            self._sparse, self._multi_vector = (
+                tuple(torch.from_numpy(part).to(self.device, dtype) for part in (head.weight, head.bias))
+                for head in heads
+            )
+        except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without CUDA
+            raise BackendError(f"device: torch cannot use {self.device!r} ({error}). Fix: device='cpu'") from error
+
+    @torch.inference_mode()
+    def forward(self, sequences: Sequence[IntArray], heads: Collection[Head]) -> HeadOutputs:
+        """Encode token sequences; see `Backend.forward`."""
+        lengths = [len(ids) for ids in sequences]
+        ids = torch.from_numpy(np.concatenate(sequences)).to(self.device)
+        positions = np.concatenate([_positions(one, self._pad) for one in sequences])
+        try:
+            hidden = self._model(ids, torch.from_numpy(positions).to(self.device), lengths)
+        except RuntimeError as error:
+            raise BackendError(f"torch failed on a batch of {len(ids)} tokens: {error}") from error
+        first = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)[:-1]])).to(self.device)
+        dense = token_weights = token_vectors = None
+        if "dense" in heads:
+            dense = _numpy(F.normalize(hidden[first].float(), dim=-1))
+        if "sparse" in heads:
+            token_weights = _numpy(F.linear(hidden, *self._sparse)[:, 0].relu())
+        if "multi_vector" in heads:
+            rest = torch.ones(len(hidden), dtype=torch.bool, device=hidden.device)
+            rest[first] = False
+            token_vectors = _numpy(F.normalize(F.linear(hidden[rest], *self._multi_vector).float(), dim=-1))
+        return HeadOutputs(dense, token_weights, token_vectors)
+
+
+def _positions(ids: IntArray, pad: int) -> IntArray:
+    """Count positions as XLM-R does: from `pad + 1` over tokens that are not the pad token."""
+    real = ids != pad
+    positions: IntArray = np.cumsum(real) * real + pad
+    return positions
+
+
+def _numpy(values: Tensor) -> FloatArray:
+    array: FloatArray = values.float().cpu().numpy()
+    return array
+
+
+class _Model:
+    """The encoder's weights and its forward pass."""
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
+        self.config = checkpoint.config
+        weights = {name: tensor.to(device, dtype) for name, tensor in _read_weights(checkpoint).items()}
+        self.embeddings = _Embeddings(weights, self.config)
+        self.layers = [_Layer(weights, i, self.config) for i in range(self.config.num_hidden_layers)]
+
+    def __call__(self, ids: Tensor, positions: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Return the last hidden states of packed sequences, `(total_tokens, hidden_size)`."""
+        groups = [(length, len(list(same))) for length, same in groupby(lengths)]
+        hidden = self.embeddings(ids, positions)
+        for layer in self.layers:
+            hidden = layer(hidden, groups)
+        return hidden
+
+
+class _Embeddings:
+    def __init__(self, weights: dict[str, Tensor], config: Config) -> None:
+        prefix = "embeddings"
+        self.words = _take(weights, f"{prefix}.word_embeddings.weight", config.vocab_size, config.hidden_size)
+        self.positions = _take(
+            weights, f"{prefix}.position_embeddings.weight", config.max_position_embeddings, config.hidden_size
+        )
+        self.type = _take(weights, f"{prefix}.token_type_embeddings.weight", None, config.hidden_size)[0]
+        self.norm = _Norm(weights, f"{prefix}.LayerNorm", config)
+
+    def __call__(self, ids: Tensor, positions: Tensor) -> Tensor:
+        return self.norm(self.words[ids] + self.type + self.positions[positions])
+
+
+class _Norm:
+    def __init__(self, weights: dict[str, Tensor], name: str, config: Config) -> None:
+        self.weight = _take(weights, f"{name}.weight", config.hidden_size)
+        self.bias = _take(weights, f"{name}.bias", config.hidden_size)
+        self.epsilon = config.layer_norm_eps
+
+    def __call__(self, values: Tensor) -> Tensor:
+        return F.layer_norm(values, self.weight.shape, self.weight, self.bias, self.epsilon)
+
+
+class _Layer:
+    def __init__(self, weights: dict[str, Tensor], number: int, config: Config) -> None:
+        name, size, inner = f"encoder.layer.{number}", config.hidden_size, config.intermediate_size
+        self.heads = config.num_attention_heads
+        parts = [_linear(weights, f"{name}.attention.self.{part}", size, size) for part in ("query", "key", "value")]
+        self.qkv = tuple(torch.cat(group) for group in zip(*parts, strict=True))
+        self.attended = _linear(weights, f"{name}.attention.output.dense", size, size)
+        self.attention_norm = _Norm(weights, f"{name}.attention.output.LayerNorm", config)
+        self.up = _linear(weights, f"{name}.intermediate.dense", inner, size)
+        self.down = _linear(weights, f"{name}.output.dense", size, inner)
+        self.norm = _Norm(weights, f"{name}.output.LayerNorm", config)
+
+    def __call__(self, hidden: Tensor, groups: Sequence[tuple[int, int]]) -> Tensor:
+        attended = F.linear(self._attention(hidden, groups), *self.attended)
+        hidden = self.attention_norm(hidden + attended)
+        inner = F.gelu(F.linear(hidden, *self.up))
+        return self.norm(hidden + F.linear(inner, *self.down))
+
+    def _attention(self, hidden: Tensor, groups: Sequence[tuple[int, int]]) -> Tensor:
+        """Attend within each sequence; `groups` are (length, how many in a row)."""
+        size = hidden.shape[1]
+        qkv = F.linear(hidden, *self.qkv)
+        out = torch.empty_like(hidden)
+        start = 0
+        for length, count in groups:
+            stop = start + length * count
+            block = qkv[start:stop].view(count, length, 3, self.heads, size // self.heads)
+            query, key, value = block.permute(2, 0, 3, 1, 4)
+            attended = F.scaled_dot_product_attention(query, key, value)
+            out[start:stop] = attended.transpose(1, 2).reshape(-1, size)
+            start = stop
+        return out
+
+
+def _linear(weights: dict[str, Tensor], name: str, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    return _take(weights, f"{name}.weight", rows, columns), _take(weights, f"{name}.bias", rows)
+
+
+def _take(weights: dict[str, Tensor], name: str, *shape: int | None) -> Tensor:
+    """Return a tensor by name; None in `shape` admits any size."""
+    if name not in weights:
+        raise CheckpointFileError(f"weights: no tensor {name!r}. Fix: use a BGE-M3 checkpoint, or download it again")
+    tensor = weights[name]
+    if len(tensor.shape) != len(shape) or any(
+        want not in (None, got) for want, got in zip(shape, tensor.shape, strict=True)
+    ):
+        raise CheckpointFileError(
+            f"weights: {name} has shape {tuple(tensor.shape)}, expected {shape}. Fix: config.json and weights must match"
+        )
+    return tensor
+
+
+def _read_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    path = checkpoint.weights_path
+    if path is None:
+        raise CheckpointFileError(f"{checkpoint.folder}: no PyTorch weights. Fix: backend='onnx'")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            loaded: dict[str, Tensor] = load_file(path)
+        else:
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # both readers raise many unrelated types for a damaged or unsafe file
+        raise CheckpointFileError(f"{path}: cannot be read ({error}). Fix: download it again") from error
+    return {name.removeprefix("roberta."): tensor for name, tensor in loaded.items()}

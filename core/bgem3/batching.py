@@ -1,0 +1,83 @@
+"""Two ways to fill the machine: batches by token budget, and one worker for concurrent callers."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from bgem3.types import IntArray
+
+Request = TypeVar("Request")
+Result = TypeVar("Result")
+
+
+def token_batches(lengths: IntArray, budget: int) -> list[IntArray]:
+    """Split sequences into batches of similar length.
+
+    Args:
+        lengths: Tokens of each sequence, `(n,)`.
+        budget: Tokens a batch may have when padded to its longest sequence; a longer sequence
+            makes a batch of its own.
+
+    Returns:
+        Positions of the sequences of each batch, longest first, over all batches too.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    batches = []
+    start = 0
+    while start < len(order):
+        count = max(1, budget // int(lengths[order[start]]))
+        batches.append(order[start : start + count])
+        start += count
+    return batches
+
+
+class Merger(Generic[Request, Result]):
+    """Runs the requests of many callers in one thread, all that wait together in one call.
+
+    No caller waits for a timer: whatever arrives while a call runs goes into the next one.
+
+    Args:
+        run: Takes the waiting requests and returns a result or an exception for each, in order.
+    """
+
+    def __init__(self, run: Callable[[Sequence[Request]], Sequence[Result | Exception]]) -> None:
+        self._run = run
+        self._waiting: deque[tuple[Request, Future[Result]]] = deque()
+        self._lock = Lock()
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bgem3")
+
+    def submit(self, request: Request) -> Future[Result]:
+        """Queue a request. Cancelling the future before it starts takes it out again."""
+        future: Future[Result] = Future()
+        with self._lock:
+            self._waiting.append((request, future))
+        self._executor.submit(self._drain)
+        return future
+
+    def close(self) -> None:
+        """Finish what was submitted and end the thread."""
+        self._executor.shutdown(wait=True)
+
+    def _drain(self) -> None:
+        with self._lock:
+            taken, self._waiting = self._waiting, deque()
+        live = [(request, future) for request, future in taken if future.set_running_or_notify_cancel()]
+        if not live:
+            return
+        try:
+            results = self._run([request for request, _ in live])
+        except BaseException as error:  # whatever it is belongs to the callers, not to this thread
+            for _, future in live:
+                future.set_exception(error)
+            return
+        for (_, future), result in zip(live, results, strict=True):
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)

@@ -1,0 +1,252 @@
+"""Texts in, all three representations out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+from scipy.sparse import csr_array
+from tqdm.auto import tqdm
+
+from bgem3.assembly import BatchOutputs, TokenSequences, dense_rows, merge_tokens, sparse_rows, token_vectors
+from bgem3.backends.base import Backend, HeadOutputs
+from bgem3.backends.choice import choose_forms, make_backend
+from bgem3.batching import Merger, token_batches
+from bgem3.checkpoint import Checkpoint, load_checkpoint
+from bgem3.embeddings import M3Embeddings
+from bgem3.errors import BackendError, BGEM3Error, InvalidInputError
+from bgem3.lengths import Lengths, Overflow, fit
+from bgem3.tokenizer import M3Tokenizer, cut
+from bgem3.types import HEADS, Head
+
+# Tokens in one forward pass: more leaves the processor's cache, fewer leaves cores idle.
+_BATCH_TOKENS = 2048
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Request:
+    texts: Sequence[str]
+    heads: tuple[Head, ...]
+    max_length: int | None
+
+
+class M3Encoder:
+    """BGE-M3 as an encoder. Make one with `from_pretrained`; share it between threads.
+
+    Attributes:
+        backend, precision, device: What runs the forward pass.
+        dim, multi_dim, vocab_size: Width of a dense vector, a token vector and a sparse row.
+        lengths: How long texts are read; see `Lengths`.
+        fingerprint: Hash of configuration, tokenizer, heads and weights, the same for every backend.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, backend: Backend, lengths: Lengths) -> None:
+        self._checkpoint = checkpoint
+        self._backend = backend
+        self._lock = Lock()
+        self._merger: Merger[_Request, M3Embeddings] = Merger(self._encode_merged)
+        self.lengths = lengths
+        self.tokenizer = M3Tokenizer(checkpoint.tokenizer_path)
+        self.backend, self.precision, self.device = backend.name, backend.precision, backend.device
+        self.dim, self.multi_dim = backend.dim, backend.multi_dim
+        self.vocab_size = checkpoint.config.vocab_size
+        self.fingerprint = checkpoint.fingerprint
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path = "BAAI/bge-m3",
+        *,
+        backend: str = "auto",
+        precision: str = "auto",
+        device: str | None = None,
+        max_length: int | None = None,
+        overflow: Overflow = "window",
+        window: int | None = None,
+        window_overlap: int | None = None,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        num_threads: int | None = None,
+        show_progress: bool = True,
+    ) -> M3Encoder:
+        """Load a checkpoint from a folder or, through the Hugging Face cache, from the hub.
+
+        Args:
+            model: A folder or a hub id.
+            backend: `onnx` (onnxruntime, CPU), `torch`, `flag` (FlagEmbedding), or `auto`: torch where
+                a GPU is at hand, else onnx, else torch. Only the files it reads are downloaded.
+            precision: `float32`; torch also `bfloat16` and `float16`. `auto`: bfloat16 on a GPU, else float32.
+            device: A torch device name such as `cuda:0`; None: a GPU under `auto` if there is one, else the CPU.
+            max_length: Tokens of one forward pass; None: all the checkpoint can read (8,192 for bge-m3).
+            overflow: What happens past max_length: `window` cuts the text into overlapping windows and joins
+                their results, `truncate` cuts and warns, `error` raises.
+            window: Tokens of a window; None: max_length.
+            window_overlap: Tokens shared by neighbouring windows; None: min(64, window // 8).
+            revision: Branch, tag or commit on the hub.
+            cache_dir: Where downloads are kept; None: the Hugging Face cache.
+            local_files_only: Never use the network.
+            num_threads: Threads of the forward pass; None: the library's own choice.
+            show_progress: Show a bar while files are downloaded.
+
+        Raises:
+            InvalidInputError: an option is unknown or out of range.
+            CheckpointError: the checkpoint is not there, incomplete, damaged or unsafe.
+            MissingExtraError: the backend is not installed.
+            BackendError: the backend has no such precision or device.
+        """
+        backend, device, forms = choose_forms(backend, device)
+        checkpoint = load_checkpoint(
+            model,
+            forms=forms,
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            show_progress=show_progress,
+        )
+        lengths = Lengths.resolve(checkpoint.positions, max_length, overflow, window, window_overlap)
+        engine = make_backend(backend, checkpoint, precision=precision, device=device, num_threads=num_threads)
+        return cls(checkpoint, engine, lengths)
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        heads: Collection[Head] = HEADS,
+        max_length: int | None = None,
+        show_progress: bool = False,
+    ) -> M3Embeddings:
+        """Encode texts; one forward pass gives all heads.
+
+        Args:
+            texts: Any number, empty strings too. The order is kept, and a text's result does not
+                depend on the others.
+            heads: Which representations to compute.
+            max_length: Tokens, for this call only; at most the encoder's own.
+            show_progress: Show a bar over the forward passes.
+
+        Returns:
+            Dense `(n, dim)`, sparse `(n, vocab_size)` and `n` token-vector arrays `(n_tokens, multi_dim)`,
+            all float32. Queries and passages are encoded alike: this model takes no instruction.
+
+        Raises:
+            InvalidTextError: an item is not a string or not valid Unicode; names its position.
+            TextTooLongError: under `overflow="error"`; names its position.
+            BackendError: the forward pass failed or gave a number that is not finite.
+        """
+        heads = _check_heads(heads)
+        return self._run(self._prepare(texts, max_length), heads, show_progress)
+
+    # This model encodes both sides alike; the names are for readers of the calling code.
+    encode_queries = encode
+    encode_passages = encode
+
+    async def aencode(
+        self, texts: Sequence[str], *, heads: Collection[Head] = HEADS, max_length: int | None = None
+    ) -> M3Embeddings:
+        """Encode beside the event loop; concurrent callers are merged into shared batches.
+
+        Arguments, result and errors are those of `encode`. An error in one caller's texts, or its
+        cancellation, reaches that caller alone.
+        """
+        request = _Request(texts, _check_heads(heads), max_length)
+        return await asyncio.wrap_future(self._merger.submit(request))
+
+    aencode_queries = aencode
+    aencode_passages = aencode
+
+    def token_counts(self, texts: Sequence[str]) -> csr_array:
+        """Count the token ids of each text, special tokens left out: `(n, vocab_size)` float32.
+
+        Raises:
+            InvalidTextError: an item is not a string or not valid Unicode; names its position.
+        """
+        ids = self.tokenizer.encode(_check_texts(texts))
+        if self.lengths.overflow == "truncate":
+            ids = [cut(one, self.lengths.max_length) for one in ids]
+        flat = np.concatenate([*ids, np.empty(0, dtype=np.int64)])
+        owners = np.repeat(np.arange(len(ids)), [len(one) for one in ids])
+        shape = (len(ids), self.vocab_size)
+        return merge_tokens(flat, np.ones(len(flat), np.float32), owners, shape, self.tokenizer.special_ids, np.add)
+
+    def describe(self) -> dict[str, object]:
+        """Return what runs here: model, backend, precision, device, widths, lengths, fingerprint."""
+        names = ("backend", "precision", "device", "dim", "multi_dim", "vocab_size", "fingerprint")
+        own = {name: getattr(self, name) for name in names}
+        return {"model": self._checkpoint.name, **own, **asdict(self.lengths)}
+
+    def close(self) -> None:
+        """End the worker thread of the async methods; waits for what was submitted."""
+        self._merger.close()
+
+    def _prepare(self, texts: Sequence[str], max_length: int | None) -> TokenSequences:
+        lengths = self.lengths.shortened(max_length)
+        return TokenSequences.of_parts(fit(self.tokenizer.encode(_check_texts(texts)), lengths))
+
+    def _run(self, sequences: TokenSequences, heads: tuple[Head, ...], show_progress: bool = False) -> M3Embeddings:
+        lengths = sequences.lengths
+        done: list[BatchOutputs] = []
+        with tqdm(total=int(lengths.sum()), unit="tok", desc="Encoding", disable=not show_progress) as bar:
+            for members in token_batches(lengths, _BATCH_TOKENS):
+                batch = [sequences.ids[i] for i in members]
+                with self._lock:
+                    outputs = self._backend.forward(batch, heads)
+                _check_finite(outputs, self.precision)
+                done.append(BatchOutputs(members, outputs))
+                bar.update(int(lengths[members].sum()))
+        special = self.tokenizer.special_ids
+        return M3Embeddings(
+            dense=dense_rows(done, sequences, self.dim) if "dense" in heads else None,
+            sparse=sparse_rows(done, sequences, special, self.vocab_size) if "sparse" in heads else None,
+            multi_vector=token_vectors(done, sequences, self.multi_dim) if "multi_vector" in heads else None,
+        )
+
+    def _encode_merged(self, requests: Sequence[_Request]) -> list[M3Embeddings | Exception]:
+        """Encode the requests of several callers together, those with the same heads in one run."""
+        results: dict[int, M3Embeddings | Exception] = {}
+        groups: dict[tuple[Head, ...], dict[int, TokenSequences]] = {}
+        for number, request in enumerate(requests):
+            try:
+                prepared = self._prepare(request.texts, request.max_length)
+            except BGEM3Error as error:
+                results[number] = error
+            else:
+                groups.setdefault(request.heads, {})[number] = prepared
+        for heads, members in groups.items():
+            results.update(zip(members, self._run_group(heads, [*members.values()]), strict=True))
+        return [results[number] for number in range(len(requests))]
+
+    def _run_group(self, heads: tuple[Head, ...], members: list[TokenSequences]) -> list[M3Embeddings | Exception]:
+        try:
+            whole = self._run(TokenSequences.join(members), heads)
+        except Exception as error:  # one caller's texts must not fail the others
+            return [error] if len(members) == 1 else [self._run_group(heads, [member])[0] for member in members]
+        if len(members) == 1:
+            return [whole]
+        ends = np.cumsum([member.n_texts for member in members])
+        return [whole[int(end) - member.n_texts : int(end)] for end, member in zip(ends, members, strict=True)]
+
+
+def _check_texts(texts: Sequence[str]) -> Sequence[str]:
+    if isinstance(texts, str):
+        raise InvalidInputError("texts: expected a sequence of strings, got one str. Fix: pass [text]")
+    return texts
+
+
+def _check_heads(heads: Collection[Head]) -> tuple[Head, ...]:
+    chosen = {heads} if isinstance(heads, str) else set(heads)
+    if not chosen or not chosen <= set(HEADS):
+        raise InvalidInputError(f"heads: got {sorted(chosen)}, expected one or more of {', '.join(HEADS)}")
+    return tuple(head for head in HEADS if head in chosen)
+
+
+def _check_finite(outputs: HeadOutputs, precision: str) -> None:
+    for values in (outputs.dense, outputs.token_weights, outputs.token_vectors):
+        if values is not None and not np.isfinite(values).all():
+            raise BackendError(
+                f"the forward pass gave a number that is not finite in {precision}. Fix: precision='float32'"
+            )

@@ -1,0 +1,98 @@
+"""Texts to token ids, in any thread, and long texts to windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from bgem3.errors import CheckpointFileError, InvalidTextError
+from bgem3.types import IntArray
+
+SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
+
+
+class M3Tokenizer:
+    """The checkpoint's tokenizer. Safe to share between threads.
+
+    A shared Hugging Face tokenizer changes its truncation state in each call, so that threads with
+    different lengths get each other's ids. Here that state is set once and texts are cut by us.
+
+    Args:
+        path: The checkpoint's `tokenizer.json`.
+
+    Raises:
+        CheckpointFileError: the file is not a tokenizer, or lacks a special token.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain Exception for any malformed file
+            raise CheckpointFileError(
+                f"{path}: not a readable tokenizer ({error}). Fix: download the checkpoint again"
+            ) from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        ids: dict[str, int] = {}
+        for token in SPECIAL_TOKENS:
+            found = self._tokenizer.token_to_id(token)
+            if found is None:
+                raise CheckpointFileError(f"{path}: no token {token}. Fix: use an XLM-RoBERTa tokenizer")
+            ids[token] = found
+        self.special_ids: IntArray = np.array(list(ids.values()), dtype=np.int64)
+
+    def encode(self, texts: Sequence[str]) -> list[IntArray]:
+        """Return each text's token ids, `<s> ... </s>`, of any length, int64.
+
+        Raises:
+            InvalidTextError: an item is not a string, or holds a lone surrogate; names its position.
+        """
+        for position, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise InvalidTextError(
+                    f"texts[{position}]: expected a str, got {type(text).__name__}. Fix: convert it with str(...)"
+                )
+        try:
+            encoded = self._tokenizer.encode_batch_fast(list(texts))
+        except (UnicodeError, TypeError) as error:
+            raise _invalid_unicode(texts) from error
+        return [np.array(one.ids, dtype=np.int64) for one in encoded]
+
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        """Return the vocabulary's piece of each id, `▁` marking the start of a word."""
+        return [self._tokenizer.id_to_token(int(i)) or "" for i in ids]
+
+
+def cut(ids: IntArray, length: int) -> IntArray:
+    """Keep the first `length` tokens, the closing `</s>` among them."""
+    return ids if len(ids) <= length else np.concatenate([ids[: length - 1], ids[-1:]])
+
+
+def windows(ids: IntArray, size: int, overlap: int) -> list[IntArray]:
+    """Cut `<s> ... </s>` into windows of at most `size` tokens, each with its own specials.
+
+    Args:
+        ids: Token ids of one text, `(n,)`, specials included.
+        size: Tokens a window, the two specials included, > overlap + 2.
+        overlap: Tokens that a window shares with the one before it.
+    """
+    if len(ids) <= size:
+        return [ids]
+    content, room = ids[1:-1], size - 2
+    starts = range(0, len(content) - overlap, room - overlap)
+    return [np.concatenate([ids[:1], content[start : start + room], ids[-1:]]) for start in starts]
+
+
+def _invalid_unicode(texts: Sequence[str]) -> InvalidTextError:
+    for position, text in enumerate(texts):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            return InvalidTextError(
+                f"texts[{position}]: not valid Unicode, {text[error.start]!r} at character {error.start} is half of a "
+                f"surrogate pair. Fix: text.encode('utf-8', 'replace').decode()"
+            )
+    return InvalidTextError("texts: the tokenizer refused a text")
