@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, TypedDict, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,6 +106,22 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
+class Ranked:
+    """One reranked text; a higher `score` is better.
+
+    Attributes:
+        index: Its place in the texts that were given.
+        score: The weighted mean of the heads.
+        scores: Raw score of each head.
+    """
+
+    index: int
+    text: str
+    score: float
+    scores: Mapping[Head, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
     """What one step of a search did: its name, how many candidates it left, how long it took."""
 
@@ -127,7 +143,7 @@ class SearchPlan:
     """Everything about a search but the query; `HybridIndex.search` documents each field.
 
     Raises:
-        InvalidInputError: an unknown mode or strategy, or a depth below 1.
+        InvalidInputError: an unknown mode or strategy, a depth below 1, or an exhaustive cascade.
     """
 
     k: int = 10
@@ -151,6 +167,10 @@ class SearchPlan:
             )
         for depth in self.cascade:
             _check_depth("cascade", depth)
+        if self.exhaustive and self.mode == "hybrid" and self.strategy == "cascade":
+            raise InvalidInputError(
+                "exhaustive: a cascade pre-selects, so it cannot score every chunk. Fix: strategy='union'"
+            )
 
     @property
     def heads(self) -> tuple[Head, ...]:
@@ -164,6 +184,36 @@ class SearchPlan:
             if self.strategy == "cascade"
             else tuple(head for head in HEADS if head in self.weights.heads or head in ("dense", "sparse"))
         )
+
+
+class SearchOptions(TypedDict, total=False):
+    """The options of a search, for the methods that pass them on; `HybridIndex.search` documents each."""
+
+    k: int
+    mode: Mode
+    strategy: Strategy
+    fetch_k: int
+    weights: Weights | None
+    rrf_k: int
+    where: Where | None
+    exhaustive: bool
+    cascade: tuple[int, int]
+
+
+def make_plan(options: SearchOptions) -> SearchPlan:
+    """Return the checked plan of some options; weights that are None are `Weights.balanced`.
+
+    Raises:
+        InvalidInputError: an option is unknown or out of range.
+    """
+    unknown = set(options) - set(SearchOptions.__annotations__)
+    if unknown:
+        raise InvalidInputError(
+            f"unknown search options {', '.join(sorted(unknown))}; expected some of "
+            f"{', '.join(SearchOptions.__annotations__)}"
+        )
+    values: dict[str, Any] = {**options, "weights": options.get("weights") or Weights.balanced}
+    return SearchPlan(**values)
 
 
 def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from bgem3.embeddings import M3Embeddings
-from bgem3.types import Chunk, Hits, IndexSettings, SearchPlan, Where
+from bgem3.errors import IndexMismatchError
+from bgem3.types import Chunk, FloatArray, Hits, IndexSettings, SearchPlan, Where
 
 
 class Store(Protocol):
@@ -37,6 +38,9 @@ class Store(Protocol):
     def get(self, ids: Sequence[str]) -> list[Chunk]:
         """Return the chunks that exist, in the order asked."""
 
+    def dense_vectors(self, ids: Sequence[str]) -> dict[str, FloatArray]:
+        """Return the dense vector, `(dim,)` float32, of each chunk that exists, by id."""
+
     def find(self, where: Where) -> list[str]:
         """Return the ids of all chunks that match a filter, in no particular order."""
 
@@ -51,3 +55,23 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Give back files, locks and connections. A second call does nothing."""
+
+
+def check_settings(made_with: IndexSettings, wanted: IndexSettings) -> None:
+    """Refuse an index whose vectors cannot be compared with the encoder's.
+
+    Raises:
+        IndexMismatchError: fingerprint, lexical weighting or a width differs.
+    """
+    for name in ("fingerprint", "lexical", "dim", "multi_dim", "vocab_size"):
+        old, new = getattr(made_with, name), getattr(wanted, name)
+        if old != new:
+            raise IndexMismatchError(
+                f"{name}: the index was made with {_short(old)}, this encoder has {_short(new)}. "
+                f"Fix: open it with the checkpoint and settings it was made with, or add the texts to a new collection"
+            )
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 20 else f"{text[:17]}...'"

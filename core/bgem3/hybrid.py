@@ -1,0 +1,352 @@
+"""An encoder and a store, joined: add texts, search them by all three representations."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Iterable, Sequence
+from threading import Lock
+from types import TracebackType
+from typing import Unpack
+
+from tqdm.auto import tqdm
+
+from bgem3.embeddings import M3Embeddings
+from bgem3.encoder import M3Encoder
+from bgem3.errors import (
+    IndexMismatchError,
+    InvalidInputError,
+    SettingsWarning,
+    StoreClosedError,
+)
+from bgem3.intake import check_id, check_ids, check_new, checked_chunks, slices
+from bgem3.metadata import check_metadata
+from bgem3.stores.base import Store
+from bgem3.types import (
+    HEADS,
+    Chunk,
+    FloatArray,
+    Head,
+    Hits,
+    IndexSettings,
+    Lexical,
+    Metadata,
+    Mode,
+    SearchOptions,
+    SearchPlan,
+    Strategy,
+    Weights,
+    Where,
+    make_plan,
+)
+
+# Texts encoded and written at a time: bounds memory for an iterator of any length.
+_SLICE = 256
+_LENGTH_SETTINGS = ("max_length", "overflow", "window", "window_overlap")
+
+
+class HybridIndex:
+    """Chunks that are found by meaning, by words and by details.
+
+    Args:
+        encoder: Encodes texts and queries; the same checkpoint for the life of the index.
+        store: Where chunks live, e.g. `MemoryStore()` or `ChromaStore("./db")`. `close` closes it.
+        lexical: What the sparse head is: the model's learned weights (`m3`), or BM25 over the
+            model's tokens (`bm25`), scaled to [0, 1).
+
+    Raises:
+        IndexMismatchError: the store was filled with another checkpoint or another `lexical`.
+        StoreError: the store cannot be opened.
+    """
+
+    def __init__(self, encoder: M3Encoder, store: Store, *, lexical: Lexical = "m3") -> None:
+        if lexical not in ("m3", "bm25"):
+            raise InvalidInputError(f"lexical: got {lexical!r}, expected m3 or bm25")
+        self.encoder = encoder
+        self.store = store
+        self._lexical: Lexical = lexical
+        self._wanted = _settings_of(encoder, lexical)
+        self._settings = store.open(self._wanted)
+        self._warned = False
+        self._closed = False
+        # One writer at a time, so that two threads adding the same id cannot interleave.
+        self._writing = Lock()
+
+    @property
+    def settings(self) -> IndexSettings:
+        """What the index was made with."""
+        return self._settings
+
+    def add(
+        self,
+        texts: Iterable[str],
+        *,
+        ids: Iterable[str] | None = None,
+        metadatas: Iterable[Metadata | None] | None = None,
+        show_progress: bool = False,
+    ) -> list[str]:
+        """Encode and store texts; one with an existing id replaces that chunk whole.
+
+        Ids, metadata and types are checked before anything is stored where all arguments are
+        sequences. Texts go in slices of 256: when an iterator, a forward pass or the store fails,
+        the slices before are stored and the others are not; nothing is ever half stored.
+
+        Args:
+            texts: Any number; an iterator of any length needs bounded memory.
+            ids: One a text, unique within the call; None: new random ones.
+            metadatas: One a text: str, int, float, bool, or lists of one of them; None: empty.
+            show_progress: Show a bar over the texts.
+
+        Returns:
+            The ids, in the order of the texts.
+
+        Raises:
+            InvalidInputError: ids or metadatas of another length, a bad text, or bad metadata.
+            DuplicateIdError: an id stands twice in the call.
+            IndexMismatchError: texts would be read with other lengths than those already stored.
+            StoreError: the store refused the write.
+        """
+        self._check_can_add()
+        added: dict[str, None] = {}
+        total = len(texts) if isinstance(texts, Sequence) else None
+        with tqdm(total=total, unit="text", desc="Adding", disable=not show_progress) as bar:
+            for chunks in slices(checked_chunks(texts, ids, metadatas), _SLICE):
+                check_new(chunks, added)
+                passages = [chunk.text for chunk in chunks]
+                embeddings = self.encoder.encode_passages(passages, heads=self._model_heads())
+                self._write(chunks, self._with_lexical(embeddings, passages))
+                bar.update(len(chunks))
+        return list(added)
+
+    def add_embedded(self, chunks: Sequence[Chunk], embeddings: M3Embeddings) -> None:
+        """Store chunks that were already encoded, by this encoder and with all three heads.
+
+        Raises:
+            InvalidInputError, DuplicateIdError, IndexMismatchError, StoreError: as `add`.
+        """
+        self._check_can_add()
+        checked = [
+            Chunk(check_id(c.id), c.text, check_metadata(c.metadata, f"chunks[{i}]")) for i, c in enumerate(chunks)
+        ]
+        check_new(checked, {})
+        if len(checked) != len(embeddings):
+            raise InvalidInputError(f"embeddings: got {len(embeddings)} for {len(checked)} chunks, expected one each")
+        self._write(checked, self._with_lexical(embeddings, [chunk.text for chunk in checked]))
+
+    def search(
+        self,
+        query: str,
+        *,
+        k: int = 10,
+        mode: Mode = "hybrid",
+        strategy: Strategy = "union",
+        fetch_k: int = 100,
+        weights: Weights | None = None,
+        rrf_k: int = 60,
+        where: Where | None = None,
+        exhaustive: bool = False,
+        cascade: tuple[int, int] = (100, 20),
+    ) -> Hits:
+        """Find the chunks that answer a query.
+
+        Args:
+            query: A text in any language.
+            k: Results returned, fewer only where fewer match.
+            mode: `dense`, `sparse`, `multi_vector` or `hybrid`.
+            strategy: How hybrid joins the heads. `union`: every candidate of dense and of sparse is
+                scored by all heads, and their weighted mean decides. `cascade`: sparse pre-selection,
+                dense re-ranking, all heads on the rest. `rrf`: the ranks are fused.
+            fetch_k: Candidates taken from dense and from sparse, independent of k.
+            weights: How much each head counts; None: `Weights.balanced`.
+            rrf_k: Dampens the first ranks under `rrf`.
+            where: A metadata filter, e.g. `{"lang": "zh"}` or `{"$and": [{"year": {"$gte": 2020}}, ...]}`.
+            exhaustive: Score every chunk and not only candidates; not with `cascade`.
+            cascade: Depth after the sparse and after the dense stage.
+
+        Returns:
+            Hits, best first, each with the raw score of every head; `hits.stages` tells what the
+            search did.
+
+        Raises:
+            InvalidInputError: an option is unknown or out of range, or the query is not a string.
+            InvalidFilterError: `where` does not follow the grammar.
+            StoreClosedError: the index was closed.
+        """
+        return self.search_many(
+            [query],
+            k=k,
+            mode=mode,
+            strategy=strategy,
+            fetch_k=fetch_k,
+            weights=weights,
+            rrf_k=rrf_k,
+            where=where,
+            exhaustive=exhaustive,
+            cascade=cascade,
+        )[0]
+
+    def search_many(self, queries: Sequence[str], **options: Unpack[SearchOptions]) -> list[Hits]:
+        """Search for several queries, encoded together; options and errors are those of `search`."""
+        plan = make_plan(options)
+        self._check_can_search()
+        heads = self._model_heads(plan)
+        embeddings = self.encoder.encode_queries(queries, heads=heads) if heads else None
+        return self._run(self._with_lexical(embeddings, queries, plan), plan)
+
+    def search_embedded(self, queries: M3Embeddings, **options: Unpack[SearchOptions]) -> list[Hits]:
+        """Search for queries that this encoder encoded already, with the heads the plan needs.
+
+        Under `lexical="bm25"` their sparse rows must be token counts.
+        """
+        plan = make_plan(options)
+        self._check_can_search()
+        return self._run(queries, plan)
+
+    async def asearch(self, query: str, **options: Unpack[SearchOptions]) -> Hits:
+        """Do what `search` does, beside the event loop; concurrent callers share forward passes."""
+        plan = make_plan(options)
+        self._check_can_search()
+        heads = self._model_heads(plan)
+        embeddings = await self.encoder.aencode_queries([query], heads=heads) if heads else None
+        ready = await asyncio.to_thread(self._with_lexical, embeddings, [query], plan)
+        return (await asyncio.to_thread(self._run, ready, plan))[0]
+
+    async def aadd(
+        self,
+        texts: Sequence[str],
+        *,
+        ids: Sequence[str] | None = None,
+        metadatas: Sequence[Metadata | None] | None = None,
+    ) -> list[str]:
+        """Do what `add` does, beside the event loop."""
+        self._check_can_add()
+        added: dict[str, None] = {}
+        for chunks in slices(checked_chunks(texts, ids, metadatas), _SLICE):
+            check_new(chunks, added)
+            passages = [chunk.text for chunk in chunks]
+            embeddings = await self.encoder.aencode_passages(passages, heads=self._model_heads())
+            ready = await asyncio.to_thread(self._with_lexical, embeddings, passages)
+            await asyncio.to_thread(self._write, chunks, ready)
+        return list(added)
+
+    def get(self, ids: Sequence[str]) -> list[Chunk]:
+        """Return the chunks that exist, in the order asked."""
+        self._check_closed()
+        return self.store.get(check_ids(ids))
+
+    def dense_vectors(self, ids: Sequence[str]) -> dict[str, FloatArray]:
+        """Return the stored dense vector, `(dim,)` float32, of each chunk that exists, by id."""
+        self._check_closed()
+        return self.store.dense_vectors(check_ids(ids))
+
+    def delete(self, *, ids: Sequence[str] | None = None, where: Where | None = None) -> int:
+        """Delete chunks by id or by filter, and return how many there were.
+
+        Raises:
+            InvalidInputError: not exactly one of `ids` and `where`.
+            StoreError: the store refused the write.
+        """
+        self._check_closed()
+        if (ids is None) == (where is None):
+            raise InvalidInputError("delete: expected exactly one of ids and where. Fix: delete(ids=[...])")
+        with self._writing:
+            chosen = self.store.find(where) if where is not None else check_ids(ids or [])
+            return self.store.delete(chosen) if chosen else 0
+
+    async def aget(self, ids: Sequence[str]) -> list[Chunk]:
+        """Do what `get` does, beside the event loop."""
+        return await asyncio.to_thread(self.get, ids)
+
+    async def adelete(self, *, ids: Sequence[str] | None = None, where: Where | None = None) -> int:
+        """Do what `delete` does, beside the event loop."""
+        return await asyncio.to_thread(lambda: self.delete(ids=ids, where=where))
+
+    def count(self) -> int:
+        """Return the number of chunks."""
+        self._check_closed()
+        return self.store.count()
+
+    def close(self) -> None:
+        """Close the store. A second call does nothing; the encoder stays usable."""
+        self._closed = True
+        self.store.close()
+
+    def __enter__(self) -> HybridIndex:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, queries: M3Embeddings, plan: SearchPlan) -> list[Hits]:
+        return [self.store.search(queries[[i]], plan) for i in range(len(queries))]
+
+    def _model_heads(self, plan: SearchPlan | None = None) -> tuple[Head, ...]:
+        """Return the heads the model must compute; BM25 needs token counts instead of the sparse one."""
+        heads = plan.heads if plan else HEADS
+        return tuple(head for head in heads if head != "sparse" or self._lexical == "m3")
+
+    def _with_lexical(
+        self, embeddings: M3Embeddings | None, texts: Sequence[str], plan: SearchPlan | None = None
+    ) -> M3Embeddings:
+        """Put token counts in the sparse head's place under BM25."""
+        if self._lexical == "m3" or (plan and "sparse" not in plan.heads):
+            assert embeddings is not None  # some head but the lexical one is there
+            return embeddings
+        counts = self.encoder.token_counts(texts)
+        if embeddings is None:
+            return M3Embeddings(sparse=counts)
+        has = embeddings.heads
+        return M3Embeddings(
+            dense=embeddings.dense if "dense" in has else None,
+            sparse=counts,
+            multi_vector=embeddings.multi_vector if "multi_vector" in has else None,
+        )
+
+    def _write(self, chunks: Sequence[Chunk], embeddings: M3Embeddings) -> None:
+        with self._writing:
+            self.store.upsert(chunks, embeddings)
+
+    def _check_closed(self) -> None:
+        if self._closed:
+            raise StoreClosedError("HybridIndex: closed. Fix: make a new one over the same store folder")
+
+    def _check_can_search(self) -> None:
+        """Warn once where the encoder runs with other settings than the index was made with."""
+        self._check_closed()
+        if self._warned:
+            return
+        self._warned = True
+        names = (*_LENGTH_SETTINGS, "backend", "precision")
+        if differing := _differences(self._settings, self._wanted, names):
+            warnings.warn(f"the index was made with other settings: {differing}", SettingsWarning, stacklevel=4)
+
+    def _check_can_add(self) -> None:
+        self._check_closed()
+        if differing := _differences(self._settings, self._wanted, _LENGTH_SETTINGS):
+            raise IndexMismatchError(
+                f"the index was made with other lengths: {differing}. Fix: pass those to M3Encoder.from_pretrained"
+            )
+
+
+def _settings_of(encoder: M3Encoder, lexical: Lexical) -> IndexSettings:
+    lengths = encoder.lengths
+    return IndexSettings(
+        fingerprint=encoder.fingerprint,
+        dim=encoder.dim,
+        multi_dim=encoder.multi_dim,
+        vocab_size=encoder.vocab_size,
+        lexical=lexical,
+        max_length=lengths.max_length,
+        overflow=lengths.overflow,
+        window=lengths.window,
+        window_overlap=lengths.window_overlap,
+        backend=encoder.backend,
+        precision=encoder.precision,
+    )
+
+
+def _differences(made_with: IndexSettings, wanted: IndexSettings, names: Sequence[str]) -> str:
+    pairs = [(name, getattr(made_with, name), getattr(wanted, name)) for name in names]
+    return ", ".join(f"{name}={old!r}, now {new!r}" for name, old, new in pairs if old != new)

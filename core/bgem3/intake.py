@@ -1,0 +1,88 @@
+"""What callers hand in to be stored: paired, checked, cut into slices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, zip_longest
+from typing import TypeVar
+from uuid import uuid4
+
+from bgem3.errors import DuplicateIdError, InvalidInputError, InvalidTextError
+from bgem3.metadata import check_metadata
+from bgem3.types import Chunk, Metadata
+
+Item = TypeVar("Item")
+_MISSING = object()
+
+
+def checked_chunks(
+    texts: Iterable[str], ids: Iterable[str] | None, metadatas: Iterable[Metadata | None] | None
+) -> Iterable[Chunk]:
+    """Pair texts with their ids and metadata, and check them; the texts' Unicode is the encoder's to check.
+
+    Where all arguments are sequences, they are checked to their end before the first chunk comes out;
+    an iterator is checked as it goes, its ids only by `check_new`.
+
+    Raises:
+        InvalidInputError: ids or metadatas of another length, a text that is no string, bad metadata.
+        DuplicateIdError: an id stands twice in sequences.
+    """
+    chunks = _paired(texts, ids, metadatas)
+    if not all(part is None or isinstance(part, Sequence) for part in (texts, ids, metadatas)):
+        return chunks
+    whole = list(chunks)
+    check_new(whole, {})
+    return whole
+
+
+def _paired(
+    texts: Iterable[str], ids: Iterable[str] | None, metadatas: Iterable[Metadata | None] | None
+) -> Iterator[Chunk]:
+    """Pair texts with their ids and metadata, checked."""
+    if isinstance(texts, str):
+        raise InvalidInputError("texts: expected strings in a list, got one str. Fix: pass [text]")
+    if isinstance(ids, str):
+        raise InvalidInputError(f"ids: expected a list of strings, got one str. Fix: [{ids!r}]")
+    own_ids, own_metadatas = ids is None, metadatas is None
+    rows = zip_longest(texts, ids or (), metadatas or (), fillvalue=_MISSING)
+    for position, (text, id_, metadata) in enumerate(rows):
+        if text is _MISSING or (id_ is _MISSING and not own_ids) or (metadata is _MISSING and not own_metadatas):
+            raise InvalidInputError(f"texts, ids and metadatas differ in length, one ends at {position}. Fix: one each")
+        if not isinstance(text, str):
+            raise InvalidTextError(f"texts[{position}]: expected a str, got {type(text).__name__}")
+        yield Chunk(
+            str(uuid4()) if own_ids else check_id(id_),
+            text,
+            {} if own_metadatas else check_metadata(metadata, f"metadatas[{position}]"),
+        )
+
+
+def slices(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Cut items into lists of `size`, the last one shorter."""
+    iterator = iter(items)
+    while part := list(islice(iterator, size)):
+        yield part
+
+
+def check_new(chunks: Sequence[Chunk], seen: dict[str, None]) -> None:
+    """Note the ids of a slice; one that was there before raises DuplicateIdError."""
+    for chunk in chunks:
+        if chunk.id in seen:
+            raise DuplicateIdError(f"ids: {chunk.id!r} stands twice in one call. Fix: make ids unique")
+        seen[chunk.id] = None
+
+
+def check_id(value: object) -> str:
+    """Return an id, or raise InvalidInputError where it is not a string, empty, or not valid Unicode."""
+    if not isinstance(value, str) or not value:
+        raise InvalidInputError(f"ids: expected strings, not empty, got {value!r}. Fix: str(id)")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise InvalidInputError(f"ids: {value!r} is not valid Unicode. Fix: leave lone surrogates out")
+    return value
+
+
+def check_ids(ids: Sequence[str]) -> list[str]:
+    """Return a list of ids, or raise InvalidInputError where it is no list of ids."""
+    if isinstance(ids, str):
+        raise InvalidInputError(f"ids: expected a list of strings, got one str. Fix: [{ids!r}]")
+    return [check_id(one) for one in ids]

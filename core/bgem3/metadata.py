@@ -1,0 +1,79 @@
+"""What metadata may hold: the types that every store can keep and filter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from bgem3.errors import InvalidMetadataError
+from bgem3.types import MetadataValue
+
+# Keys with this prefix are the stores' own.
+RESERVED_PREFIX = "_bgem3"
+_SCALARS = (str, int, float, bool)
+_INT64 = 2**63
+
+
+def check_metadata(metadata: object, name: str) -> dict[str, MetadataValue]:
+    """Return a copy of metadata that every store can keep; None gives an empty one.
+
+    Args:
+        metadata: Keys are strings; values str, int (64 bit), float (finite), bool, or a list, not
+            empty, of one of them.
+        name: What errors call it, e.g. `metadatas[3]`.
+
+    Raises:
+        InvalidMetadataError: a key or a value is of another kind; names both.
+    """
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, Mapping):
+        raise InvalidMetadataError(f"{name}: expected a mapping, got {type(metadata).__name__}")
+    for key, value in metadata.items():
+        _check_key(key, name)
+        _check_value(value, f"{name}[{key!r}]")
+    return dict(metadata)
+
+
+def _check_key(key: object, name: str) -> None:
+    if not isinstance(key, str) or not key:
+        raise InvalidMetadataError(f"{name}: expected keys that are strings, not empty, got {key!r}")
+    if key.startswith(RESERVED_PREFIX):
+        raise InvalidMetadataError(
+            f"{name}: keys beginning {RESERVED_PREFIX!r} are reserved, got {key!r}. Fix: rename it"
+        )
+    _check_unicode(key, f"{name} key")
+
+
+def _check_value(value: object, name: str) -> None:
+    if isinstance(value, list):
+        kinds = {type(item) for item in value}
+        if len(kinds) != 1:
+            raise InvalidMetadataError(
+                f"{name}: expected a list, not empty, of one type, got {sorted(kind.__name__ for kind in kinds) or '[]'}"
+            )
+        for item in value:
+            _check_scalar(item, name)
+    else:
+        _check_scalar(value, name)
+
+
+def _check_scalar(value: object, name: str) -> None:
+    if type(value) not in _SCALARS:
+        raise InvalidMetadataError(
+            f"{name}: expected str, int, float, bool or a list of one of them, got {type(value).__name__}. "
+            f"Fix: leave the key out, or store str(value)"
+        )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidMetadataError(f"{name}: expected a finite number, got {value!r}. Fix: leave the key out")
+    if isinstance(value, int) and not -_INT64 <= value < _INT64:
+        raise InvalidMetadataError(f"{name}: expected an integer of 64 bits, got {value!r}. Fix: store str(value)")
+    if isinstance(value, str):
+        _check_unicode(value, name)
+
+
+def _check_unicode(text: str, name: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidMetadataError(f"{name}: not valid Unicode at character {error.start}") from error

@@ -1,0 +1,84 @@
+"""Reorder given texts by all three heads; nothing is fetched or stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bgem3.embeddings import M3Embeddings
+from bgem3.encoder import M3Encoder
+from bgem3.errors import InvalidInputError
+from bgem3.scoring import Scores, score
+from bgem3.types import HEADS, FloatArray, Head, Ranked, Weights
+
+
+class Reranker:
+    """Scores texts against a query with the weighted mean of the heads.
+
+    Args:
+        encoder: Encodes both sides.
+        weights: How much each head counts; None: `Weights.balanced`.
+    """
+
+    def __init__(self, encoder: M3Encoder, *, weights: Weights | None = None) -> None:
+        self.encoder = encoder
+        self.weights = weights or Weights.balanced
+
+    def rerank(self, query: str, texts: Sequence[str], *, top_n: int | None = None) -> list[Ranked]:
+        """Return texts in order of their score, best first; ties in the order given.
+
+        Args:
+            query: A text in any language.
+            texts: Any number; none gives an empty list.
+            top_n: How many to return; None: all.
+
+        Raises:
+            InvalidInputError: `top_n` below 1, or a bad text.
+        """
+        self._check(texts, top_n)
+        if not texts:
+            return []
+        return self._ranked(self.encoder.encode([query, *texts]), texts, top_n)
+
+    async def arerank(self, query: str, texts: Sequence[str], *, top_n: int | None = None) -> list[Ranked]:
+        """Do the same beside the event loop."""
+        self._check(texts, top_n)
+        if not texts:
+            return []
+        return self._ranked(await self.encoder.aencode([query, *texts]), texts, top_n)
+
+    def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> FloatArray:
+        """Return the score of each (query, passage) pair, `(n,)` float32; each distinct text is encoded once.
+
+        Source: FlagEmbedding `compute_score`, "colbert+sparse+dense".
+        """
+        if not pairs:
+            return np.empty(0, dtype=np.float32)
+        texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+        embeddings = self.encoder.encode(texts)
+        place = {text: position for position, text in enumerate(texts)}
+        result = np.empty(len(pairs), dtype=np.float32)
+        by_query: dict[str, list[int]] = {}
+        for number, (query, _) in enumerate(pairs):
+            by_query.setdefault(query, []).append(number)
+        for query, numbers in by_query.items():
+            passages = embeddings[[place[pairs[number][1]] for number in numbers]]
+            result[numbers] = score(embeddings[[place[query]]], passages).combine(self.weights)[0]
+        return result
+
+    def _check(self, texts: Sequence[str], top_n: int | None) -> None:
+        if isinstance(texts, str):
+            raise InvalidInputError("texts: expected a sequence of strings, got one str. Fix: pass [text]")
+        if top_n is not None and top_n < 1:
+            raise InvalidInputError(f"top_n: expected a whole number >= 1, got {top_n}. Fix: top_n=3")
+
+    def _ranked(self, embeddings: M3Embeddings, texts: Sequence[str], top_n: int | None) -> list[Ranked]:
+        scores = score(embeddings[[0]], embeddings[1:])
+        total = scores.combine(self.weights)[0]
+        order = np.argsort(-total, kind="stable")[:top_n]
+        return [Ranked(int(i), texts[i], float(total[i]), _by_head(scores, int(i))) for i in order]
+
+
+def _by_head(scores: Scores, position: int) -> dict[Head, float]:
+    return {head: float(getattr(scores, head)[0, position]) for head in HEADS}
