@@ -1,0 +1,47 @@
+"""Documents of LangChain and chunks of ours, each way; nothing that a caller holds is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+from uuid import uuid4
+
+from langchain_core.documents import Document
+
+from bgem3.types import Chunk, Head, Hit, Ranked
+
+
+def to_document(chunk: Chunk | Hit) -> Document:
+    """Return a stored chunk as a document of its own."""
+    return Document(id=chunk.id, page_content=chunk.text, metadata=deepcopy(dict(chunk.metadata)))
+
+
+def hit_document(hit: Hit, *, head_scores: bool = False) -> Document:
+    """Return a hit as a document with its score in `metadata["relevance_score"]`."""
+    return _scored(to_document(hit), hit.score, hit.scores if head_scores else None)
+
+
+def ranked_document(document: Document, ranked: Ranked, *, head_scores: bool = False) -> Document:
+    """Return a copy of a reranked document with its score in `metadata["relevance_score"]`."""
+    copy = document.model_copy(deep=True)
+    return _scored(copy, ranked.score, ranked.scores if head_scores else None)
+
+
+def _scored(document: Document, score: float, scores: Mapping[Head, float] | None) -> Document:
+    document.metadata["relevance_score"] = score
+    if scores is not None:
+        document.metadata["scores"] = dict(scores)
+    return document
+
+
+def to_ids(ids: Sequence[str | None] | None, count: int) -> list[str]:
+    """Return one id a text, new where there is none; a list of another length is the index's to refuse."""
+    if ids is None:
+        return [str(uuid4()) for _ in range(count)]
+    return [str(uuid4()) if one is None else one for one in ids]
+
+
+def to_metadatas(metadatas: Iterable[Mapping[str, Any] | None] | None) -> list[dict[str, Any]] | None:
+    """Return copies of metadata, which the caller may go on changing."""
+    return None if metadatas is None else [deepcopy(dict(one or {})) for one in metadatas]

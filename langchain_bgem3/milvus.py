@@ -1,0 +1,67 @@
+"""The sparse head for Milvus. In a module of its own: importing it loads pymilvus."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bgem3.errors import MissingExtraError
+from langchain_bgem3.settings import EncoderSettings
+
+try:
+    from langchain_milvus.utils.sparse import BaseSparseEmbedding
+except ImportError as error:
+    raise MissingExtraError("langchain-milvus", "langchain-milvus", "BGEM3MilvusSparseEmbeddings") from error
+
+if TYPE_CHECKING:
+    from bgem3.embeddings import M3Embeddings
+    from bgem3.shared import SharedEncoder
+
+# Milvus Lite and servers before 2.4.12 refuse an empty row, and a whole insert with it (pymilvus#2673).
+# Id 0 is `<s>`, which no text has a weight for: only two empty rows meet, with a score of 1e-12.
+_EMPTY = {0: 1e-6}
+
+
+class BGEM3MilvusSparseEmbeddings(EncoderSettings, BaseSparseEmbedding):
+    """Lexical weights of BGE-M3 as Milvus asks for them: token id to weight above 0.
+
+    Index the field with the inner product (`metric_type="IP"`). A text without words gives
+    `{0: 1e-6}` instead of an empty row, which Milvus may refuse; it finds nothing and is found by
+    nothing.
+
+    Setup:
+        `pip install "bgem3[langchain-milvus]"`
+
+    Instantiate:
+        >>> sparse = embeddings.as_milvus_sparse()
+
+    Use:
+        >>> sorted(sparse.embed_query("")) == [0]
+        True
+
+    Raises:
+        CheckpointError, MissingExtraError, BackendError: the model cannot be loaded.
+        InvalidInputError: an option is unknown or out of range.
+    """
+
+    def embed_documents(self, texts: list[str]) -> list[dict[int, float]]:
+        """Return token id to weight for each text, in order; errors are those of `BGEM3Embeddings`."""
+        return _rows(self.shared.encode(texts, "sparse"))
+
+    def embed_query(self, query: str) -> dict[int, float]:
+        """Return token id to weight of one text."""
+        return self.embed_documents([query])[0]
+
+    async def aembed_documents(self, texts: list[str]) -> list[dict[int, float]]:
+        """Do what `embed_documents` does, beside the event loop; concurrent callers share forward passes."""
+        return _rows(await self.shared.aencode(texts, "sparse"))
+
+    async def aembed_query(self, query: str) -> dict[int, float]:
+        """Do what `embed_query` does, beside the event loop."""
+        return (await self.aembed_documents([query]))[0]
+
+    def _wants(self, shared: SharedEncoder) -> SharedEncoder:
+        return shared.want("sparse")
+
+
+def _rows(embeddings: M3Embeddings) -> list[dict[int, float]]:
+    return [embeddings.lexical_weights(row) or dict(_EMPTY) for row in range(len(embeddings))]
