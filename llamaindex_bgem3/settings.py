@@ -1,0 +1,141 @@
+"""Which model, and how it reads texts: the fields that every class with a model of its own has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from bgem3.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from bgem3.encoder import M3Encoder
+    from bgem3.shared import SharedEncoder
+
+DEFAULT_MODEL = "BAAI/bge-m3"
+# Fields and what `M3Encoder.from_pretrained` calls them.
+_OPTIONS = {
+    "model_name": "model",
+    "revision": "revision",
+    "backend": "backend",
+    "precision": "precision",
+    "device": "device",
+    "max_length": "max_length",
+    "overflow": "overflow",
+    "window": "window",
+    "window_overlap": "window_overlap",
+    "cache_folder": "cache_dir",
+    "local_files_only": "local_files_only",
+    "num_threads": "num_threads",
+}
+# Fields whose value in force is what the loaded encoder says.
+_DESCRIBED = ("backend", "precision", "device", "max_length", "overflow", "window", "window_overlap")
+
+
+class EncoderSettings(BaseModel):
+    """The options of `M3Encoder.from_pretrained` as public fields.
+
+    The ingestion cache hashes public fields, so that a changed setting is noticed; what changes
+    no vector (`device`, `num_threads`) is left out. Objects with equal settings share one model,
+    and one forward pass for the same text. The model is never pickled: a worker process loads its
+    own when it first needs it.
+    """
+
+    # As LlamaIndex's classes have it, but a misspelt field is an error.
+    model_config = ConfigDict(
+        protected_namespaces=("pydantic_model_",),
+        arbitrary_types_allowed=True,
+        extra="forbid",
+    )
+
+    model_name: str = Field(default=DEFAULT_MODEL, description="A hub id or a folder.")
+    revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
+    backend: str = Field(default="auto", description="auto, onnx, torch or flag.")
+    precision: str = Field(default="auto", description="auto, float32, bfloat16 or float16.")
+    max_length: int | None = Field(default=None, description="Tokens of one forward pass; None: the model's limit.")
+    overflow: str = Field(default="window", description="What happens past max_length: window, truncate or error.")
+    window: int | None = Field(default=None, description="Tokens of a window; None: max_length.")
+    window_overlap: int | None = Field(default=None, description="Tokens neighbouring windows share.")
+    cache_folder: str | None = Field(default=None, description="Where downloads are kept.")
+    local_files_only: bool = Field(default=False, description="Never use the network.")
+    device: str | None = Field(default=None, exclude=True, description="A torch device name.")
+    num_threads: int | None = Field(default=None, exclude=True, description="Threads of the forward pass.")
+
+    _shared: Any = PrivateAttr(default=None)
+
+    if not TYPE_CHECKING:  # type checkers take the signature from the fields
+
+        def __init__(self, model_name: str | None = None, /, **fields: Any) -> None:
+            if "model" in fields:  # what LlamaIndex's rerankers call it
+                fields.setdefault("model_name", fields.pop("model"))
+            if model_name is not None:
+                fields["model_name"] = model_name
+            super().__init__(**fields)
+            self._check()
+            _ = self.shared  # a checkpoint that cannot be used is an error here, not at the first text
+
+    @classmethod
+    def from_encoder(cls, encoder: M3Encoder, **fields: Any) -> Self:
+        """Make one over an encoder that is loaded already; its settings become the fields.
+
+        Args:
+            encoder: What encodes.
+            fields: Any other fields of the class.
+        """
+        from bgem3.shared import share
+
+        described = encoder.describe()
+        settings = {"model_name": str(described["model"]), **{name: described[name] for name in _DESCRIBED}}
+        blank = {name: EncoderSettings.model_fields[name].get_default() for name in _OPTIONS}
+        shared = share(encoder, _options({**blank, **settings}))
+        made = cls(**{**settings, **fields})
+        made._shared = shared
+        return made
+
+    @property
+    def shared(self) -> SharedEncoder:
+        """The process's encoder for these settings, loaded when it is first needed.
+
+        Raises:
+            CheckpointError, MissingExtraError, BackendError, InvalidInputError: as
+                `M3Encoder.from_pretrained`.
+        """
+        if self._shared is None:
+            from bgem3.shared import load_shared
+
+            self._shared = self._wants(load_shared(_options({name: getattr(self, name) for name in _OPTIONS})))
+        shared: SharedEncoder = self._shared
+        return shared
+
+    def _check(self) -> None:
+        """Refuse values the class has no use for."""
+
+    def _wants(self, shared: SharedEncoder) -> SharedEncoder:
+        """Say which heads this class will ask for."""
+        return shared
+
+    def __getstate__(self) -> dict[Any, Any]:
+        bare = self.model_copy()
+        bare._shared = None
+        return super(EncoderSettings, bare).__getstate__()
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        # LlamaIndex's own calls __init__, which would load the model before the worker needs it.
+        for name, field in type(self).model_fields.items():
+            if name not in state["__dict__"]:
+                state["__dict__"][name] = field.get_default(call_default_factory=True)
+        BaseModel.__setstate__(self, state)
+
+
+def _options(values: dict[str, Any]) -> dict[str, Any]:
+    return {option: values[name] for name, option in _OPTIONS.items()}
+
+
+def check_only(name: str, value: object, only: object, why: str) -> None:
+    """Refuse a setting of another class that can have one value here.
+
+    Raises:
+        InvalidInputError: it has another value.
+    """
+    if value != only:
+        raise InvalidInputError(f"{name}: got {value!r}, expected {only!r}: {why}. Fix: leave {name} out")
