@@ -1,0 +1,339 @@
+"""What only the Chroma store has: two programs in step. The contract suite tests the rest."""
+
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import chromadb
+import numpy as np
+import pytest
+
+from bgem3.errors import (
+    IndexMismatchError,
+    InvalidInputError,
+    InvalidMetadataError,
+    MissingExtraError,
+    StoreClosedError,
+    StoreCorruptError,
+    StoreLockedError,
+    StoreWriteError,
+)
+from bgem3.stores.chroma import ChromaStore
+from bgem3.types import HEADS, Chunk, SearchPlan
+from tests.support import chroma_writer
+from tests.support.vectors import SETTINGS, embed
+
+
+def opened(*args, **options):
+    store = ChromaStore(*args, **options)
+    store.open(SETTINGS)
+    return store
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "db"
+
+
+@pytest.fixture
+def store(folder):
+    store = opened(folder, codec="float16")
+    yield store
+    store.close()
+
+
+def put(store, *ids, version=1):
+    chunks = [chroma_writer.make_chunk(id_, version) for id_ in ids]
+    store.upsert(chunks, embed([chunk.text for chunk in chunks]))
+    return chunks
+
+
+def assert_whole(store, chunk):
+    """Every part of a chunk is of one version: text, metadata, and each head's vectors."""
+    assert store.get([chunk.id]) == [chunk]
+    query = embed([chunk.text])
+    for mode in HEADS:
+        (hit,) = store.search(query, SearchPlan(k=1, mode=mode, where=chunk.metadata))
+        assert (hit.id, hit.text, hit.metadata) == (chunk.id, chunk.text, chunk.metadata)
+        expected = float((query.sparse @ query.sparse.T).toarray()[0, 0]) if mode == "sparse" else 1.0
+        assert hit.score == pytest.approx(expected, abs=0.02)
+
+
+class Writer:
+    """A process that writes until it is killed; see `tests/support/chroma_writer.py`."""
+
+    def __init__(self, folder, seed, state):
+        arguments = [sys.executable, chroma_writer.__file__, str(folder), str(seed), json.dumps(state)]
+        self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+        self.state = dict(state)
+
+    def acknowledge(self, n):
+        """Wait until `n` more operations are acknowledged."""
+        for _ in range(n):
+            began, done = self.process.stdout.readline(), self.process.stdout.readline()
+            assert began == done != ""
+            self._apply(done)
+
+    def kill(self):
+        """Kill it; return what it was told is stored, and the operation that was under way."""
+        self.process.kill()
+        self.process.wait()
+        lines = self.process.stdout.read().splitlines()
+        self.process.stdout.close()
+        for line in lines[1::2]:
+            self._apply(line)
+        return self.state, json.loads(lines[-1]) if len(lines) % 2 else {}
+
+    def _apply(self, line):
+        self.state |= json.loads(line)
+        self.state = {id_: version for id_, version in self.state.items() if version is not None}
+
+
+def test_nothing_is_lost_or_half_there_after_kill_9(folder):
+    state = {}
+    rng = random.Random(7)
+    for cycle in range(12):
+        writer = Writer(folder, cycle, state)
+        writer.acknowledge(1)
+        time.sleep(rng.uniform(0, 0.6))
+        known, under_way = writer.kill()
+        store = opened(folder)
+        state = {}
+        for id_ in chroma_writer.IDS:
+            possible = {known.get(id_), under_way.get(id_, known.get(id_))}
+            version = next((chunk.metadata["version"] for chunk in store.get([id_])), None)
+            assert version in possible, f"cycle {cycle}: {id_!r} has version {version}, expected one of {possible}"
+            if version is not None:
+                state[id_] = version
+        assert store.count() == len(state)
+        for id_, version in state.items():
+            assert_whole(store, chroma_writer.make_chunk(id_, version))
+        query = embed(["x"])
+        assert {hit.id for hit in store.search(query, SearchPlan(k=100, mode="dense", fetch_k=100))} == set(state)
+        store.close()
+
+
+def test_a_reader_sees_what_another_process_commits(folder):
+    opened(folder).close()
+    reader = opened(folder)
+    writer = Writer(folder, 1, {})
+    try:
+        for _ in range(6):
+            writer.acknowledge(2)
+            hits = reader.search(embed(["x"]), SearchPlan(k=60, fetch_k=60))
+            assert all(hit.text.startswith(hit.id) for hit in hits)
+    finally:
+        known, under_way = writer.kill()
+    for id_, version in known.items():
+        if id_ not in under_way:
+            assert_whole(reader, chroma_writer.make_chunk(id_, version))
+    # the lock went with the process; what it left pending is settled before the first write
+    put(reader, *chroma_writer.IDS, version=10_000)
+    assert reader.count() == 60
+    reader.close()
+
+
+def test_a_second_writer_is_refused_and_reads(folder):
+    writer = Writer(folder, 1, {})
+    try:
+        while not writer.state:
+            writer.acknowledge(1)
+        second = opened(folder)
+        with pytest.raises(StoreLockedError, match=r"another process is writing to collection 'bgem3'. Fix: close it"):
+            put(second, "a")
+        with pytest.raises(StoreLockedError, match="another process"):
+            second.delete(["chunk 1"])
+        second.search(embed(["x"]), SearchPlan(k=60, fetch_k=60))
+    finally:
+        known, under_way = writer.kill()
+    assert second.count() >= len(set(known) - set(under_way))
+    put(second, "a")
+    assert second.get(["a"])
+    second.close()
+
+
+@contextmanager
+def file_size_limit(size):
+    """Let no file grow beyond a size; to a program that is what a full disk is."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("full", ["sidecar", "chroma"])
+def test_a_full_disk(folder, store, full):
+    kept = put(store, "a", "b")
+    big = "x" * 3_000_000 if full == "chroma" else ""
+    chunks = [Chunk(id_, f"{id_} {big}", {"new": True}) for id_ in ("a", *map(str, range(3_000 if not big else 2)))]
+    embeddings = embed([chunk.text for chunk in chunks])
+    limit = 2_000_000 if full == "chroma" else 300_000
+    with file_size_limit(limit), pytest.raises(StoreWriteError, match=r"Nothing was changed|Chroma refused"):
+        store.upsert(chunks, embeddings)
+    for chunk in kept:
+        assert_whole(store, chunk)
+    assert store.count() == 2
+    put(store, "a", version=2)
+    store.close()
+    again = opened(folder)
+    assert_whole(again, chroma_writer.make_chunk("a", 2))
+    assert again.count() == 2
+    again.close()
+
+
+@pytest.fixture
+def read_only_folder():
+    """A folder that is not writable, also where the tests run as root."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+        folder.chmod(0o755)
+
+
+@contextmanager
+def without_rights(folder):
+    """Take the right to write; root has it always, so give up being root for a while."""
+    folder.chmod(0o555)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        folder.chmod(0o755)
+
+
+def test_a_read_only_folder(read_only_folder):
+    with without_rights(read_only_folder), pytest.raises(StoreWriteError, match="Fix: choose a writable path"):
+        opened(read_only_folder / "db")
+    store = opened(read_only_folder)
+    kept = put(store, "a")
+    store.close()
+    with without_rights(read_only_folder), pytest.raises(StoreWriteError, match="Fix: make the folder writable"):
+        opened(read_only_folder)
+    again = opened(read_only_folder)
+    assert_whole(again, kept[0])
+    again.close()
+
+
+def test_what_chroma_refuses_changes_nothing(folder, store):
+    kept = put(store, "a")
+    wrong = embed(["new a", "new b"])
+    wrong._dense = wrong.dense[:, :5]
+    with pytest.raises(StoreWriteError, match=r"Chroma refused .* dimension"):
+        store.upsert([Chunk("a", "new a"), Chunk("b", "new b")], wrong)
+    assert_whole(store, kept[0])
+    assert (store.count(), store.get(["b"])) == (1, [])
+    put(store, "a", "b", version=2)
+    assert_whole(store, chroma_writer.make_chunk("b", 2))
+
+
+@pytest.mark.parametrize("key", ["#a", "$a", "chroma:document"])
+def test_keys_that_chroma_refuses(store, key):
+    with pytest.raises(InvalidMetadataError, match="metadata of 'a': Chroma refuses the key"):
+        store.upsert([Chunk("a", "x", {key: 1})], embed(["x"]))
+    assert store.count() == 0
+
+
+@pytest.mark.parametrize("bound", [1, 3, 40, 200, 400, 401])
+def test_filtered_dense_search_misses_nothing(store, bound):
+    chunks = [Chunk(str(i), f"text {i}", {"n": i}) for i in range(400)]
+    embeddings = embed([chunk.text for chunk in chunks])
+    store.upsert(chunks, embeddings)
+    query = embed(["a question"])
+    # up to 40 are compared with all, the others looked for in Chroma's graph
+    for k in (2, 30):
+        hits = store.search(query, SearchPlan(k=k, mode="dense", fetch_k=k, where={"n": {"$lt": bound}}))
+        exact = np.sort(embeddings.dense[:bound] @ query.dense[0])[::-1][:k]
+        np.testing.assert_allclose([hit.score for hit in hits], exact, atol=1e-3)
+
+
+def test_users_do_not_see_the_pointer_and_others_do_not_see_a_merge(folder, store):
+    put(store, "a", version=1)
+    put(store, "a", version=2)
+    assert store.get(["a"])[0].metadata == {"version": 2, "only 2": "a"}
+    store.close()
+    client = chromadb.PersistentClient(str(folder))
+    raw = client.get_collection("bgem3", embedding_function=None).get(ids=["a"])
+    assert raw["metadatas"] == [{"version": 2, "only 2": "a", "_bgem3_row": 2}]
+    client.close()
+
+
+def test_over_a_client(tmp_path):
+    client = chromadb.EphemeralClient(chromadb.Settings(anonymized_telemetry=False))
+    store = opened(client=client, sidecar=tmp_path / "side", collection="over-a-client")
+    (chunk,) = put(store, "a")
+    assert_whole(store, chunk)
+    store.close()
+    assert client.get_collection("over-a-client", embedding_function=None).count() == 1
+    with pytest.raises(IndexMismatchError, match="belongs to another sidecar"):
+        opened(client=client, sidecar=tmp_path / "another", collection="over-a-client")
+    client.create_collection("foreign", embedding_function=None)
+    with pytest.raises(IndexMismatchError, match="belongs to another program"):
+        opened(client=client, sidecar=tmp_path / "side", collection="foreign")
+    client.delete_collection("foreign")
+    client.delete_collection("over-a-client")
+    with pytest.raises(IndexMismatchError, match="Chroma's files are gone"):
+        opened(client=client, sidecar=tmp_path / "side", collection="over-a-client")
+    client.delete_collection("over-a-client")
+
+
+def test_two_collections_in_one_folder(folder, store):
+    other = opened(folder, collection="other")
+    put(store, "a")
+    put(other, "b")
+    assert (store.count(), other.count()) == (1, 1)
+    assert store.get(["b"]) == []
+    other.close()
+
+
+def test_another_program_changed_a_chunk(folder, store):
+    put(store, "a", "b")
+    client = store._collection._client
+    collection = client.get_collection("bgem3", embedding_function=None)
+    collection.update(ids=["a"], documents=["changed"], embeddings=[[0.0] * 31 + [1.0]])
+    with pytest.raises(StoreCorruptError, match="'a' was changed by another program. Fix: add its text again"):
+        store.search(embed(["x"]), SearchPlan(k=5))
+    collection.delete(ids=["a"])
+    with pytest.raises(StoreCorruptError, match="'a' was removed by another program"):
+        store.search(embed(["a, version 1"]), SearchPlan(k=5, mode="sparse"))
+    put(store, "a", version=3)
+    assert len(store.search(embed(["x"]), SearchPlan(k=5))) == 2
+
+
+def test_arguments(tmp_path):
+    with pytest.raises(InvalidInputError, match="exactly one of path and client. Fix: ChromaStore"):
+        ChromaStore()
+    with pytest.raises(InvalidInputError, match="sidecar: a client needs a folder"):
+        ChromaStore(client=object())
+    with pytest.raises(InvalidInputError, match="codec"):
+        ChromaStore(tmp_path, codec="zip")
+    with pytest.raises(StoreClosedError, match="not opened yet"):
+        ChromaStore(tmp_path).count()
+
+
+def test_chroma_is_loaded_only_when_a_store_opens(tmp_path, monkeypatch):
+    code = "import sys, bgem3.stores.chroma; sys.exit('chromadb' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    monkeypatch.setitem(sys.modules, "chromadb", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "bgem3\[chroma\]"'):
+        opened(tmp_path / "db")
+
+
+def test_dense_vectors_come_from_the_sidecar(store):
+    put(store, "a", "b")
+    vectors = store.dense_vectors(["b", "no"])
+    assert list(vectors) == ["b"]
+    np.testing.assert_allclose(vectors["b"], embed([store.get(["b"])[0].text]).dense[0], atol=1e-3)

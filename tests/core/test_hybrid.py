@@ -1,0 +1,235 @@
+"""What HybridIndex itself does, beside the contract that it and every store keep."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import warnings
+
+import numpy as np
+import pytest
+
+from bgem3.errors import (
+    DuplicateIdError,
+    IndexMismatchError,
+    InvalidInputError,
+    InvalidMetadataError,
+    SettingsWarning,
+    StoreClosedError,
+)
+from bgem3.hybrid import HybridIndex
+from bgem3.stores.memory import MemoryStore
+from bgem3.types import HEADS, Chunk, Weights
+from tests.support.fake_encoder import FakeEncoder
+
+
+@pytest.fixture
+def encoder():
+    return FakeEncoder()
+
+
+@pytest.fixture
+def index(encoder):
+    with HybridIndex(encoder, MemoryStore()) as index:
+        yield index
+
+
+TEXTS = ["red cat", "blue dog", "red dog runs", "green tree"]
+
+
+def test_one_pass_a_text_and_one_a_query(index, encoder):
+    index.add(TEXTS)
+    assert encoder.calls == [(TEXTS, HEADS)]
+    encoder.calls.clear()
+    index.search("red cat", k=2)
+    index.search_many(["red", "dog", "cat"], k=2)
+    assert encoder.calls == [(["red cat"], HEADS), (["red", "dog", "cat"], HEADS)]
+
+
+@pytest.mark.parametrize(
+    ("options", "heads"),
+    [
+        ({"mode": "dense"}, ("dense",)),
+        ({"mode": "sparse"}, ("sparse",)),
+        ({"weights": Weights.lexical}, ("dense", "sparse")),
+        ({"mode": "multi_vector"}, HEADS),
+    ],
+)
+def test_only_the_heads_a_search_needs_are_encoded(index, encoder, options, heads):
+    index.search("red", **options)
+    assert encoder.calls == [(["red"], heads)]
+
+
+def test_bm25_asks_the_model_for_no_weights(encoder):
+    index = HybridIndex(encoder, MemoryStore(), lexical="bm25")
+    index.add(TEXTS)
+    hits = index.search("red cat", mode="sparse")
+    assert encoder.calls == [(TEXTS, ("dense", "multi_vector"))]
+    assert [hit.text for hit in hits] == ["red cat", "red dog runs"]
+    hybrid = index.search("red cat", k=4)
+    assert encoder.calls[1:] == [(["red cat"], ("dense", "multi_vector"))]
+    assert {hit.text: hit.scores["sparse"] for hit in hybrid}["red cat"] == hits[0].score
+    assert index.search("red", mode="dense")[0].scores.keys() == {"dense"}
+
+
+def test_an_endless_iterator_is_taken_in_slices(index, encoder):
+    def endless():
+        number = 0
+        while True:
+            if number == 1000:
+                raise OSError("the source broke")
+            yield f"text {number}"
+            number += 1
+
+    with pytest.raises(OSError, match="the source broke"):
+        index.add(endless())
+    assert [len(texts) for texts, _ in encoder.calls] == [256, 256, 256]
+    assert index.count() == 768
+
+
+LONG = [f"text {i}" for i in range(600)]
+LATE_MISTAKES = [
+    ({"ids": [*map(str, range(599)), "5"]}, DuplicateIdError, "'5' stands twice"),
+    ({"ids": [str(i) for i in range(599)]}, InvalidInputError, "one ends at 599"),
+    ({"metadatas": [{}] * 599 + [{"a": object()}]}, InvalidMetadataError, r"metadatas\[599\]\['a'\]"),
+    ({"ids": [*map(str, range(599)), "\ud800"]}, InvalidInputError, "not valid Unicode"),
+    ({"ids": "x" * 600}, InvalidInputError, "expected a list of strings, got one str"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), LATE_MISTAKES, ids=lambda value: str(value)[:20])
+def test_a_mistake_near_the_end_of_lists_changes_nothing(index, encoder, options, error, message):
+    index.add(["before"], ids=["5"])
+    encoder.calls.clear()
+    with pytest.raises(error, match=message):
+        index.add(LONG, **options)
+    assert encoder.calls == []
+    assert index.get(["5"]) == [Chunk("5", "before", {})]
+    assert index.count() == 1
+
+
+def test_a_duplicate_in_another_slice_of_an_iterator(index):
+    with pytest.raises(DuplicateIdError, match="'0' stands twice"):
+        index.add((f"text {i}" for i in range(300)), ids=[str(i % 299) for i in range(300)])
+    assert index.count() == 256
+
+
+def test_metadata_is_copied(index):
+    metadata = {"tags": ["a"], "n": 1}
+    index.add(["x"], ids=["1"], metadatas=[metadata])
+    metadata["n"] = 2
+    assert index.get(["1"])[0].metadata["n"] == 1
+
+
+def test_embedded_chunks_and_queries(index, encoder):
+    embeddings = encoder.encode(TEXTS)
+    index.add_embedded([Chunk(str(i), text, {"i": i}) for i, text in enumerate(TEXTS)], embeddings)
+    encoder.calls.clear()
+    for number, hits in enumerate(index.search_embedded(embeddings[1:3], k=2), start=1):
+        assert [hit.id for hit in hits] == [hit.id for hit in index.search(TEXTS[number], k=2)]
+    assert len(encoder.calls) == 2
+    with pytest.raises(InvalidInputError, match="got 4 for 1 chunks"):
+        index.add_embedded([Chunk("9", "x")], embeddings)
+    with pytest.raises(DuplicateIdError, match="'9' stands twice"):
+        index.add_embedded([Chunk("9", "x"), Chunk("9", "y")], embeddings[:2])
+    assert index.count() == 4
+
+
+def test_other_settings_are_warned_about_once_and_refuse_to_add():
+    store = MemoryStore()
+    HybridIndex(FakeEncoder(), store).add(TEXTS)
+    index = HybridIndex(FakeEncoder(max_length=64, backend="other"), store)
+    with pytest.warns(SettingsWarning, match="max_length=128, now 64, window=128, now 64, backend='fake', now 'other'"):
+        index.search("red")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(index.search("red")) == 4
+    with pytest.raises(IndexMismatchError, match=r"max_length=128, now 64.*from_pretrained"):
+        index.add(["new"])
+    assert index.count() == 4
+
+
+def test_another_fingerprint_or_weighting_is_refused():
+    store = MemoryStore()
+    HybridIndex(FakeEncoder(), store)
+    with pytest.raises(IndexMismatchError, match="fingerprint: the index was made with 'aaa"):
+        HybridIndex(FakeEncoder(fingerprint="b" * 64), store)
+    with pytest.raises(IndexMismatchError, match="lexical: the index was made with 'm3'"):
+        HybridIndex(FakeEncoder(), store, lexical="bm25")
+    with pytest.raises(InvalidInputError, match="lexical: got 'tfidf', expected m3 or bm25"):
+        HybridIndex(FakeEncoder(), MemoryStore(), lexical="tfidf")
+
+
+async def test_async_methods_let_the_loop_run():
+    encoder = FakeEncoder()
+    index = HybridIndex(encoder, SlowStore(0.1))
+    beats = 0
+
+    async def heartbeat():
+        nonlocal beats
+        while True:
+            await asyncio.sleep(0.005)
+            beats += 1
+
+    task = asyncio.create_task(heartbeat())
+    await index.aadd(TEXTS, ids=["0", "1", "2", "3"], metadatas=[{"i": i} for i in range(4)])
+    hits = await index.asearch("red cat", k=1)
+    await index.aget(["0"])
+    await index.adelete(where={"i": {"$gte": 2}})
+    task.cancel()
+    assert hits[0].id == "0"
+    assert await asyncio.to_thread(index.count) == 2
+    assert beats >= 10
+
+
+async def test_async_errors_come_before_any_work():
+    index = HybridIndex(FakeEncoder(), MemoryStore())
+    with pytest.raises(InvalidInputError, match="mode: got 'magic'"):
+        await index.asearch("x", mode="magic")
+    with pytest.raises(DuplicateIdError, match="stands twice"):
+        await index.aadd(["a", "b"], ids=["1", "1"])
+    with pytest.raises(InvalidInputError, match="exactly one"):
+        await index.adelete()
+    index.close()
+    for call in (index.asearch("x"), index.aadd(["x"]), index.aget(["x"]), index.adelete(ids=["x"])):
+        with pytest.raises(StoreClosedError, match="closed"):
+            await call
+    assert index.encoder.calls == []
+
+
+class SlowStore(MemoryStore):
+    """A memory store that takes its time."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+
+    def upsert(self, chunks, embeddings):
+        time.sleep(self._seconds)
+        super().upsert(chunks, embeddings)
+
+    def search(self, query, plan):
+        time.sleep(self._seconds)
+        return super().search(query, plan)
+
+
+def test_leaving_the_context_closes_the_store(encoder):
+    store = MemoryStore()
+    with HybridIndex(encoder, store) as index:
+        index.add(TEXTS)
+    with pytest.raises(StoreClosedError, match="HybridIndex: closed"):
+        index.count()
+    with pytest.raises(StoreClosedError, match="MemoryStore: closed"):
+        store.count()
+
+
+def test_a_chat_sized_collection_feels_instant(encoder):
+    random = np.random.default_rng(0)
+    words = [f"w{i}" for i in range(3000)]
+    index = HybridIndex(encoder, MemoryStore())
+    index.add(" ".join(random.choice(words, 8)) for _ in range(3000))
+    index.search("w1 w2")
+    start = time.perf_counter()
+    assert len(index.search("w5 w17 w230", k=10)) == 10
+    # A few milliseconds on two cores; loose, so that a busy machine does not fail it.
+    assert time.perf_counter() - start < 0.5

@@ -1,0 +1,90 @@
+"""The reranker against the score formulas, with a real small checkpoint."""
+
+import numpy as np
+import pytest
+
+from bgem3.encoder import M3Encoder
+from bgem3.errors import InvalidInputError, InvalidTextError
+from bgem3.rerank import Reranker
+from bgem3.types import HEADS, Weights
+from tests.support.embeddings import head_scores
+
+TEXTS = ["red cat", "the blue dog ran", "猫 on the mat", "", "red cat", "hello world 😀"]
+
+
+@pytest.fixture(scope="module")
+def encoder(checkpoint):
+    encoder = M3Encoder.from_pretrained(checkpoint)
+    yield encoder
+    encoder.close()
+
+
+def expected(encoder, query, weights):
+    heads = head_scores(encoder.encode([query]), encoder.encode(TEXTS))
+    return heads, sum(getattr(weights, head) * heads[head] for head in HEADS) / weights.total
+
+
+@pytest.mark.parametrize("weights", [None, Weights.long_document, Weights(0, 1, 0)])
+def test_rerank_orders_by_the_weighted_mean(encoder, weights):
+    heads, total = expected(encoder, "red dog", weights or Weights())
+    ranked = Reranker(encoder, weights=weights).rerank("red dog", TEXTS)
+    assert sorted(one.index for one in ranked) == list(range(6))
+    assert [one.score for one in ranked] == sorted((one.score for one in ranked), reverse=True)
+    for one in ranked:
+        assert one.text == TEXTS[one.index]
+        assert one.score == pytest.approx(total[one.index], abs=1e-5)
+        assert one.scores == pytest.approx({head: heads[head][one.index] for head in HEADS}, abs=1e-5)
+
+
+def test_equal_texts_keep_their_order(encoder):
+    order = [one.index for one in Reranker(encoder).rerank("red dog", TEXTS)]
+    assert order.index(4) == order.index(0) + 1
+
+
+def test_top_n(encoder):
+    reranker = Reranker(encoder)
+    every = reranker.rerank("red dog", TEXTS)
+    assert reranker.rerank("red dog", TEXTS, top_n=2) == every[:2]
+    assert reranker.rerank("red dog", TEXTS, top_n=99) == every
+    with pytest.raises(InvalidInputError, match="top_n: expected a whole number >= 1, got 0"):
+        reranker.rerank("red dog", TEXTS, top_n=0)
+
+
+async def test_async_is_sync(encoder):
+    reranker = Reranker(encoder)
+    assert await reranker.arerank("red dog", TEXTS, top_n=3) == reranker.rerank("red dog", TEXTS, top_n=3)
+    assert await reranker.arerank("red dog", []) == []
+
+
+def test_pairs_are_scored_in_their_order(encoder):
+    pairs = [("red dog", TEXTS[2]), ("猫", TEXTS[0]), ("red dog", TEXTS[3]), ("red dog", TEXTS[2]), ("red", "red")]
+    scores = Reranker(encoder).score_pairs(pairs)
+    assert scores.dtype == np.float32
+    one_by_one = [Reranker(encoder).rerank(query, [text])[0].score for query, text in pairs]
+    np.testing.assert_allclose(scores, one_by_one, atol=1e-5)
+
+
+def test_each_distinct_text_is_encoded_once(encoder):
+    class Counting:
+        def __init__(self):
+            self.texts = []
+
+        def encode(self, texts):
+            self.texts += texts
+            return encoder.encode(texts)
+
+    counting = Counting()
+    Reranker(counting).score_pairs([("a", "b"), ("a", "c"), ("b", "a")])
+    assert sorted(counting.texts) == ["a", "b", "c"]
+
+
+def test_nothing_to_rerank(encoder):
+    assert Reranker(encoder).rerank("query", []) == []
+    assert Reranker(encoder).score_pairs([]).shape == (0,)
+
+
+def test_bad_texts(encoder):
+    with pytest.raises(InvalidInputError, match=r"Fix: pass \[text\]"):
+        Reranker(encoder).rerank("query", "text")
+    with pytest.raises(InvalidTextError, match="expected a str, got int"):
+        Reranker(encoder).rerank("query", ["text", 3])

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from bgem3.errors import CheckpointFileError
+from bgem3.tokenizer import M3Tokenizer, cut, windows
+
+
+@pytest.fixture(scope="module")
+def tokenizer(checkpoint):
+    return M3Tokenizer(checkpoint / "tokenizer.json")
+
+
+def test_ids_are_those_of_the_library(tokenizer, checkpoint):
+    texts = ["the cat", "", "猫", "a <mask> b"]
+    reference = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    assert [ids.tolist() for ids in tokenizer.encode(texts)] == [reference.encode(t).ids for t in texts]
+
+
+def test_special_ids(tokenizer):
+    assert tokenizer.special_ids.tolist() == [0, 1, 2, 3]  # <s> <pad> </s> <unk>
+    assert tokenizer.encode([""])[0].tolist() == [0, 2]
+
+
+def test_tokens_are_the_vocabulary_pieces(tokenizer):
+    ids = tokenizer.encode(["the cat"])[0]
+    pieces = tokenizer.tokens(ids)
+    assert pieces[0] == "<s>"
+    assert pieces[-1] == "</s>"
+    assert "".join(pieces[1:-1]).replace("▁", " ").strip() == "the cat"
+
+
+def test_cut_keeps_the_closing_token():
+    ids = np.array([0, 10, 11, 12, 2])
+    assert cut(ids, 5).tolist() == [0, 10, 11, 12, 2]
+    assert cut(ids, 4).tolist() == [0, 10, 11, 2]
+    assert cut(ids, 3).tolist() == [0, 10, 2]
+
+
+@pytest.mark.parametrize(
+    ("size", "overlap", "expected"),
+    [
+        (7, 0, [[0, 1, 2, 3, 4, 5, 9]]),
+        (5, 0, [[0, 1, 2, 3, 9], [0, 4, 5, 9]]),
+        (5, 1, [[0, 1, 2, 3, 9], [0, 3, 4, 5, 9]]),
+        (4, 1, [[0, 1, 2, 9], [0, 2, 3, 9], [0, 3, 4, 9], [0, 4, 5, 9]]),
+        (6, 3, [[0, 1, 2, 3, 4, 9], [0, 2, 3, 4, 5, 9]]),
+    ],
+)
+def test_windows(size, overlap, expected):
+    ids = np.array([0, 1, 2, 3, 4, 5, 9])
+    assert [window.tolist() for window in windows(ids, size, overlap)] == expected
+
+
+def test_not_a_tokenizer(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text("{}")
+    with pytest.raises(CheckpointFileError, match="not a readable tokenizer"):
+        M3Tokenizer(path)

@@ -1,0 +1,50 @@
+"""A model, a spy on its forward pass, and every store our LlamaIndex classes stand on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bgem3 import ChromaStore, MemoryStore
+from bgem3.stores.base import Store
+from llamaindex_bgem3 import BGEM3Embedding
+
+
+class CountingBackend:
+    """A real backend that notes how many token sequences it was given."""
+
+    def __init__(self, inner):
+        self.inner, self.sequences = inner, 0
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def forward(self, sequences, heads):
+        self.sequences += len(sequences)
+        return self.inner.forward(sequences, heads)
+
+
+@pytest.fixture(scope="session")
+def embed_model(checkpoint: Path) -> Iterator[BGEM3Embedding]:
+    model = BGEM3Embedding(model_name=str(checkpoint), backend="onnx")
+    yield model
+    model.shared.encoder.close()
+
+
+@pytest.fixture
+def passes(embed_model: BGEM3Embedding) -> Iterator[CountingBackend]:
+    """Return the counter of forward passes, at 0, with nothing remembered."""
+    shared = embed_model.shared
+    shared._memory.clear()
+    shared._bytes = 0
+    inner = shared.encoder._backend
+    counting = shared.encoder._backend = CountingBackend(inner)
+    yield counting
+    shared.encoder._backend = inner
+
+
+@pytest.fixture(params=["memory", "chroma"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return MemoryStore() if request.param == "memory" else ChromaStore(tmp_path / "db")

@@ -1,0 +1,50 @@
+"""The package as a user meets it: its names, and what importing costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import bgem3
+
+HEAVY = ("torch", "transformers", "chromadb", "qdrant_client", "pymilvus", "FlagEmbedding")
+
+
+def test_every_listed_name_is_there():
+    for name in bgem3.__all__:
+        assert getattr(bgem3, name).__doc__
+    assert sorted(bgem3.__all__) == sorted(bgem3._HOMES)
+    assert set(bgem3.__all__) <= set(dir(bgem3))
+
+
+def test_an_unknown_name():
+    with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
+        _ = bgem3.Nonsense
+
+
+@pytest.mark.parametrize("package", ["bgem3", "langchain_bgem3", "llamaindex_bgem3"])
+def test_importing_loads_nothing_heavy(package):
+    code = f"import {package}, sys; print([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_encoding_without_torch_transformers_and_flagembedding(checkpoint):
+    code = f"""
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {HEAVY!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+import importlib.util
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name in {HEAVY!r} else found(name, package)
+from bgem3 import M3Encoder
+encoder = M3Encoder.from_pretrained({str(checkpoint)!r})
+print(encoder.backend, encoder.encode(["a text"]).dense.shape)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("onnx (1,")
