@@ -1,0 +1,48 @@
+# Everything a person or the CI runs. Needs only Python 3.11+ and make.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+SOURCES := core langchain_bgem3 llamaindex_bgem3 tests examples tools
+MODEL ?= examples/bge-m3-mini
+
+.PHONY: help demo install test test-integration fix check bench docs clean
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
+
+demo: .venv/.demo  ## ingest a multilingual collection and search it (MODEL=BAAI/bge-m3 for the real model)
+	$(BIN)/python examples/demo.py --model "$(MODEL)"
+
+install: .venv/.dev  ## make .venv with every extra that demo and tests use
+
+test: .venv/.dev  ## run every test, offline
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+test-integration: .venv/.dev  ## run only the slower tests
+	$(BIN)/python -m pytest -n auto --dist loadfile -m integration
+
+fix: .venv/.dev  ## format, and mend what can be mended
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+check: .venv/.dev  ## format, lint, types, budgets, imports, versions
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/python tools/budget.py core/bgem3 langchain_bgem3 llamaindex_bgem3
+	$(BIN)/python tools/house.py
+
+clean:  ## remove what make made
+	rm -rf .venv .mypy_cache .ruff_cache build dist
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bgem3 needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+
+# The demo needs no torch, so that a newcomer waits one minute and not ten.
+.venv/.demo: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) -e ".[demo]"
+	@touch $@
+
+.venv/.dev: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) -e ".[dev]"
+	@touch $@ .venv/.demo
