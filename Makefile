@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-SOURCES := core langchain_bgem3 llamaindex_bgem3 tests examples tools
+SOURCES := core langchain_bgem3 llamaindex_bgem3 tests examples benchmarks tools
 MODEL ?= examples/bge-m3-mini
 
 .PHONY: help demo install test test-integration fix check bench docs clean
@@ -31,8 +31,14 @@ check: .venv/.dev  ## format, lint, types, budgets, imports, versions
 	$(BIN)/python tools/budget.py core/bgem3 langchain_bgem3 llamaindex_bgem3
 	$(BIN)/python tools/house.py
 
+bench: .venv/.dev  ## time the encoder beside FlagEmbedding
+	$(BIN)/python benchmarks/encode.py
+
+docs: .venv/.dev  ## build the API reference in site/
+	$(BIN)/python tools/reference.py site
+
 clean:  ## remove what make made
-	rm -rf .venv .mypy_cache .ruff_cache build dist
+	rm -rf .venv .mypy_cache .ruff_cache build dist site
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bgem3 needs Python 3.11 or newer: make PYTHON=python3.11")'

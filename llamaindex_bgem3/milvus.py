@@ -8,7 +8,9 @@ from llamaindex_bgem3.sparse import BGEM3SparseEmbedding
 try:
     from llama_index.vector_stores.milvus.utils import BaseSparseEmbeddingFunction
 except ImportError as error:
-    raise MissingExtraError("llama-index-vector-stores-milvus", "llamaindex-milvus", "The sparse function for Milvus") from error
+    raise MissingExtraError(
+        "llama-index-vector-stores-milvus", "llamaindex-milvus", "The sparse function for Milvus"
+    ) from error
 
 
 class BGEM3MilvusSparse(BaseSparseEmbeddingFunction):
