@@ -146,6 +146,7 @@ class HybridIndex:
         where: Where | None = None,
         exhaustive: bool = False,
         cascade: tuple[int, int] = (100, 20),
+        explain: bool = False,
     ) -> Hits:
         """Find the chunks that answer a query.
 
@@ -162,10 +163,10 @@ class HybridIndex:
             where: A metadata filter, e.g. `{"lang": "zh"}` or `{"$and": [{"year": {"$gte": 2020}}, ...]}`.
             exhaustive: Score every chunk and not only candidates; not with `cascade`.
             cascade: Depth after the sparse and after the dense stage.
+            explain: Tell in `hits.stages` what each step did: its name, candidates and seconds.
 
         Returns:
-            Hits, best first, each with the raw score of every head; `hits.stages` tells what the
-            search did.
+            Hits, best first, each with the raw score of every head.
 
         Raises:
             InvalidInputError: an option is unknown or out of range, or the query is not a string.
@@ -183,6 +184,7 @@ class HybridIndex:
             where=where,
             exhaustive=exhaustive,
             cascade=cascade,
+            explain=explain,
         )[0]
 
     def search_many(self, queries: Sequence[str], **options: Unpack[SearchOptions]) -> list[Hits]:

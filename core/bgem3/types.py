@@ -131,7 +131,7 @@ class Stage:
 
 
 class Hits(list[Hit]):
-    """Search results, best first. `stages` tells what each step of the search did."""
+    """Search results, best first. `stages` tells what each step of the search did, where it was asked for."""
 
     def __init__(self, hits: Iterable[Hit] = (), stages: Sequence[Stage] = ()) -> None:
         super().__init__(hits)
@@ -155,6 +155,7 @@ class SearchPlan:
     where: Where | None = None
     exhaustive: bool = False
     cascade: tuple[int, int] = (100, 20)
+    explain: bool = False
 
     def __post_init__(self) -> None:
         _check_choice("mode", self.mode, MODES)
@@ -198,6 +199,7 @@ class SearchOptions(TypedDict, total=False):
     where: Where | None
     exhaustive: bool
     cascade: tuple[int, int]
+    explain: bool
 
 
 def make_plan(options: SearchOptions) -> SearchPlan:

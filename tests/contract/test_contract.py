@@ -384,3 +384,10 @@ def test_dense_vectors_of_chunks_that_exist(index, encoder):
     assert set(vectors) == {IDS[0], IDS[2]}
     np.testing.assert_allclose(vectors[IDS[2]], encoder.encode(TEXTS[2:3]).dense[0], atol=1e-3)
     assert index.dense_vectors(["missing"]) == {} == index.dense_vectors([])
+
+
+def test_explain_tells_what_each_stage_did(filled):
+    assert filled.search("red cat", k=3).stages == ()
+    stages = {stage.name: stage for stage in filled.search("red cat", k=3, where={"even": True}, explain=True).stages}
+    assert stages["filter"].candidates == 30
+    assert stages["chunks"].candidates == 3

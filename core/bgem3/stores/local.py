@@ -113,7 +113,7 @@ class _Run:
             )
             for i, chunk in enumerate(chunks)
         ]
-        return Hits(found, self.stages)
+        return Hits(found, self.stages if self.plan.explain else ())
 
     def _ranked(self) -> _Ranked:
         plan = self.plan

@@ -149,7 +149,7 @@ def test_a_query_without_words_is_filled_up_from_dense(store):
 
 
 def test_stages_tell_what_was_done(store):
-    hits = store.search(QUERIES[[0]], SearchPlan(k=3, fetch_k=9, where={"group": 1}))
+    hits = store.search(QUERIES[[0]], SearchPlan(k=3, fetch_k=9, where={"group": 1}, explain=True))
     assert [stage.name for stage in hits.stages] == [
         "filter", "dense top", "sparse top", "dense scores", "sparse scores", "multi_vector scores", "rank", "chunks",
     ]  # fmt: skip
