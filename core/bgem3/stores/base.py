@@ -28,7 +28,8 @@ class Store(Protocol):
     def upsert(self, chunks: Sequence[Chunk], embeddings: M3Embeddings) -> None:
         """Add chunks, or replace text, vectors and metadata whole where an id exists.
 
-        When it returns, all chunks are there and survive a crash; when it raises, none is.
+        When it returns, all chunks are there and survive a crash; when it raises or the process is
+        killed, each is wholly there or wholly as it was.
 
         Args:
             chunks: Unique ids; texts and metadata already checked.
