@@ -1,0 +1,59 @@
+"""`bgem3`: every command under one name, and the exit codes they share.
+
+A command is a plain function with typer annotations in its group's file, which imports what is
+heavy inside the function, so that `bgem3 --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from bgem3.errors import BGEM3Error, InvalidInputError
+
+if TYPE_CHECKING:
+    import typer
+
+# Command -> the module that holds the function of that name (a hyphen becomes an underscore).
+COMMANDS: dict[str, str] = {}
+
+BAD_INPUT, FAILED = 2, 1
+
+
+def make_app() -> typer.Typer:
+    """Return the application with every command in it."""
+    import typer
+
+    app = typer.Typer(
+        name="bgem3",
+        help="Encode, index, search, serve and measure with all three representations of BGE-M3.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_options)
+    for name, module in COMMANDS.items():
+        app.command(name)(getattr(import_module(module), name.replace("-", "_")))
+    return app
+
+
+def _options() -> None:
+    """Encode, index, search, serve and measure with all three representations of BGE-M3."""
+
+
+def main() -> None:
+    """Run the command line; exit 2 for bad input, 1 for anything else that went wrong on purpose."""
+    if sys.argv[1:] == ["--version"]:
+        sys.stdout.write(f"bgem3 {version('bgem3')}\n")
+        return
+    try:
+        make_app()()
+    except BGEM3Error as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {type(error).__name__}:", end=" ")
+        sys.stderr.write(f"{error}\n")
+        sys.exit(BAD_INPUT if isinstance(error, InvalidInputError) else FAILED)
+    except KeyboardInterrupt:
+        sys.exit(130)
