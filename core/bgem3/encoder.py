@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Lock
 
@@ -21,7 +21,7 @@ from bgem3.embeddings import M3Embeddings
 from bgem3.errors import BackendError, BGEM3Error, InvalidInputError
 from bgem3.lengths import Lengths, Overflow, fit
 from bgem3.tokenizer import M3Tokenizer, cut
-from bgem3.types import HEADS, Head
+from bgem3.types import HEADS, Head, Token
 
 # Tokens in one forward pass: more leaves the processor's cache, fewer leaves cores idle.
 _BATCH_TOKENS = 2048
@@ -172,6 +172,18 @@ class M3Encoder:
         owners = np.repeat(np.arange(len(ids)), [len(one) for one in ids])
         shape = (len(ids), self.vocab_size)
         return merge_tokens(flat, np.ones(len(flat), np.float32), owners, shape, self.tokenizer.special_ids, np.add)
+
+    def vector_tokens(self, text: str) -> list[Token]:
+        """Return the token of each of a text's token vectors, in their order.
+
+        Raises:
+            InvalidTextError, TextTooLongError: as `encode`.
+        """
+        self.tokenizer.encode(_check_texts([text]))
+        spans = self.tokenizer.spans(text)
+        (parts,) = fit([np.arange(len(spans))], self.lengths, warn=False)
+        places = [int(place) for part in parts for place in part[1:]]
+        return [replace(spans[place], position=position) for position, place in enumerate(places)]
 
     def describe(self) -> dict[str, object]:
         """Return what runs here: model, backend, precision, device, widths, lengths, fingerprint."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from threading import Lock
 from types import TracebackType
 from typing import Unpack
@@ -20,6 +21,7 @@ from bgem3.errors import (
     StoreClosedError,
 )
 from bgem3.intake import check_id, check_ids, check_new, checked_chunks, slices
+from bgem3.matches import named
 from bgem3.metadata import check_metadata
 from bgem3.stores.base import Store
 from bgem3.types import (
@@ -27,6 +29,7 @@ from bgem3.types import (
     Chunk,
     FloatArray,
     Head,
+    Hit,
     Hits,
     IndexSettings,
     Lexical,
@@ -35,6 +38,7 @@ from bgem3.types import (
     SearchOptions,
     SearchPlan,
     Strategy,
+    Token,
     Weights,
     Where,
     make_plan,
@@ -163,7 +167,8 @@ class HybridIndex:
             where: A metadata filter, e.g. `{"lang": "zh"}` or `{"$and": [{"year": {"$gte": 2020}}, ...]}`.
             exhaustive: Score every chunk and not only candidates; not with `cascade`.
             cascade: Depth after the sparse and after the dense stage.
-            explain: Tell in `hits.stages` what each step did: its name, candidates and seconds.
+            explain: Tell in `hits.stages` what each step did (name, candidates, seconds), and in each
+                `hit.matches` which tokens matched most.
 
         Returns:
             Hits, best first, each with the raw score of every head.
@@ -193,12 +198,13 @@ class HybridIndex:
         self._check_can_search()
         heads = self._model_heads(plan)
         embeddings = self.encoder.encode_queries(queries, heads=heads) if heads else None
-        return self._run(self._with_lexical(embeddings, queries, plan), plan)
+        return self._named(queries, self._run(self._with_lexical(embeddings, queries, plan), plan))
 
     def search_embedded(self, queries: M3Embeddings, **options: Unpack[SearchOptions]) -> list[Hits]:
         """Search for queries that this encoder encoded already, with the heads the plan needs.
 
-        Under `lexical="bm25"` their sparse rows must be token counts.
+        Under `lexical="bm25"` their sparse rows must be token counts. With `explain=True` the matches name
+        tokens by id and position only, since the queries' texts are not known here.
         """
         plan = make_plan(options)
         self._check_can_search()
@@ -211,7 +217,7 @@ class HybridIndex:
         heads = self._model_heads(plan)
         embeddings = await self.encoder.aencode_queries([query], heads=heads) if heads else None
         ready = await asyncio.to_thread(self._with_lexical, embeddings, [query], plan)
-        return (await asyncio.to_thread(self._run, ready, plan))[0]
+        return (await asyncio.to_thread(lambda: self._named([query], self._run(ready, plan))))[0]
 
     async def aadd(
         self,
@@ -283,6 +289,20 @@ class HybridIndex:
 
     def _run(self, queries: M3Embeddings, plan: SearchPlan) -> list[Hits]:
         return [self.store.search(queries[[i]], plan) for i in range(len(queries))]
+
+    def _named(self, queries: Sequence[str], results: list[Hits]) -> list[Hits]:
+        """Put the tokens' texts into the matches."""
+        tokens = self.encoder.vector_tokens
+        return [
+            Hits([self._named_hit(hit, tokens(query)) for hit in hits], hits.stages) if hits.stages else hits
+            for query, hits in zip(queries, results, strict=True)
+        ]
+
+    def _named_hit(self, hit: Hit, query: Sequence[Token]) -> Hit:
+        if hit.matches is None:
+            return hit
+        passage = self.encoder.vector_tokens(hit.text)
+        return replace(hit, matches=named(hit.matches, self.encoder.tokenizer.tokens, query, passage))
 
     def _model_heads(self, plan: SearchPlan | None = None) -> tuple[Head, ...]:
         """Return the heads the model must compute; BM25 needs token counts instead of the sparse one."""

@@ -73,8 +73,8 @@ class Lengths:
         return Lengths.resolve(self.max_length, max_length, self.overflow, window, overlap)
 
 
-def fit(ids: Sequence[IntArray], lengths: Lengths) -> list[list[IntArray]]:
-    """Make each text fit: one sequence, or several windows.
+def fit(ids: Sequence[IntArray], lengths: Lengths, *, warn: bool = True) -> list[list[IntArray]]:
+    """Make each text fit: one sequence, or several windows; `warn` where texts are truncated.
 
     Raises:
         TextTooLongError: under `overflow="error"`; names the text's position.
@@ -88,12 +88,13 @@ def fit(ids: Sequence[IntArray], lengths: Lengths) -> list[list[IntArray]]:
             f"Fix: split the text, or overflow='window'"
         )
     if lengths.overflow == "truncate":
-        warnings.warn(
-            f"{len(too_long)} of {len(ids)} texts were cut at max_length={lengths.max_length} tokens "
-            f"(overflow='truncate'); overflow='window' reads them whole",
-            TruncationWarning,
-            stacklevel=4,
-        )
+        if warn:
+            warnings.warn(
+                f"{len(too_long)} of {len(ids)} texts were cut at max_length={lengths.max_length} tokens "
+                f"(overflow='truncate'); overflow='window' reads them whole",
+                TruncationWarning,
+                stacklevel=4,
+            )
         return [[cut(one, lengths.max_length)] for one in ids]
     return [
         windows(one, lengths.window, lengths.window_overlap) if len(one) > lengths.max_length else [one] for one in ids

@@ -9,7 +9,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from bgem3.errors import CheckpointFileError, InvalidTextError
-from bgem3.types import IntArray
+from bgem3.types import IntArray, Token
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 
@@ -60,6 +60,12 @@ class M3Tokenizer:
         except (UnicodeError, TypeError) as error:
             raise _invalid_unicode(texts) from error
         return [np.array(one.ids, dtype=np.int64) for one in encoded]
+
+    def spans(self, text: str) -> list[Token]:
+        """Return each token of a text, `<s> ... </s>`, with the characters it stands for."""
+        encoded = self._tokenizer.encode(text)
+        pieces = zip(encoded.tokens, encoded.offsets, strict=True)
+        return [Token(position, piece, *span) for position, (piece, span) in enumerate(pieces)]
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """Return the vocabulary's piece of each id, `▁` marking the start of a word."""

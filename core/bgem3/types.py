@@ -89,6 +89,53 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Token:
+    """One token of a text.
+
+    Attributes:
+        position: Which of the text's token vectors is its own.
+        text: The vocabulary's piece, `▁` marking the start of a word; `""` where only the position is known.
+        start, end: The characters of the text it stands for, `text[start:end]`; equal for `</s>`.
+    """
+
+    position: int
+    text: str = ""
+    start: int = 0
+    end: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LexicalMatch:
+    """A token that query and chunk share, and its part of the sparse score; the parts add up to it."""
+
+    token_id: int
+    score: float
+    token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenMatch:
+    """A query token and the chunk's token nearest to it; the mean over the query is the multi-vector score."""
+
+    query: Token
+    passage: Token
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """Which tokens made a hit.
+
+    Attributes:
+        lexical: The shared tokens, the largest part first; empty where none or no sparse head was used.
+        tokens: One for each query token, in the query's order; empty where no multi-vector head was used.
+    """
+
+    lexical: tuple[LexicalMatch, ...] = ()
+    tokens: tuple[TokenMatch, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """One search result; a higher `score` is better.
 
@@ -96,6 +143,7 @@ class Hit:
         score: The score the results are ordered by: the head's own in a one-head mode, the
             weighted mean in hybrid mode (about -1 to 1), the RRF sum under `strategy="rrf"`.
         scores: Raw score of each head that was computed for this chunk.
+        matches: Which tokens matched most, under `explain=True`.
     """
 
     id: str
@@ -103,6 +151,7 @@ class Hit:
     metadata: Metadata
     score: float
     scores: Mapping[Head, float]
+    matches: Matches | None = None
 
 
 @dataclass(frozen=True, slots=True)

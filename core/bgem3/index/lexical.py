@@ -116,6 +116,30 @@ class LexicalIndex:
         result[known] = every[rows[known]]
         return result
 
+    def parts(self, query: csr_array, rows: IntArray) -> list[dict[int, float]]:
+        """Return what each shared token id adds to the score of `rows`, in their order."""
+        terms = query.tocoo()
+        self._settle()
+        result: list[dict[int, float]] = [{} for _ in range(len(rows))]
+        bounds = self._bounds(query)
+        for token, weight in zip(terms.coords[1].tolist(), terms.data.tolist(), strict=True):
+            one = csr_array((np.array([weight], np.float32), np.array([token]), np.array([0, 1])), shape=query.shape)
+            share = bounds[token] / (sum(bounds.values()) or 1.0) if self.weighting == "bm25" else 1.0
+            for part, score in zip(result, self.scores(one, rows).tolist(), strict=True):
+                if score > 0:
+                    part[token] = score * share
+        return result
+
+    def _bounds(self, query: csr_array) -> dict[int, float]:
+        """Return what each token adds at most under BM25."""
+        terms = query.tocoo()
+        pairs = zip(terms.coords[1].tolist(), terms.data.tolist(), strict=True)
+        return {token: repeats * self._idf([*self._postings(token)]) for token, repeats in pairs}
+
+    def _idf(self, lists: Sequence[tuple[NDArray[np.uint32], FloatArray]]) -> float:
+        frequency = sum(int(np.count_nonzero(self._alive[rows])) for rows, _ in lists)
+        return float(np.log1p((self._count - frequency + 0.5) / (frequency + 0.5)))
+
     def _score_all(self, query: csr_array) -> FloatArray:
         self._settle()
         total = np.zeros(len(self._alive), dtype=np.float32)
@@ -136,8 +160,7 @@ class LexicalIndex:
         bound = 0.0
         for token, repeats in pairs:
             lists = [*self._postings(token)]
-            frequency = sum(int(np.count_nonzero(self._alive[rows])) for rows, _ in lists)
-            idf = float(np.log1p((self._count - frequency + 0.5) / (frequency + 0.5)))
+            idf = self._idf(lists)
             bound += repeats * idf
             for rows, counts in lists:
                 damping = _K1 * (1 - _B + _B * self._lengths[rows] / np.float32(mean_length))

@@ -13,7 +13,21 @@ from scipy.sparse import csr_array
 
 from bgem3.embeddings import M3Embeddings
 from bgem3.fusion import rrf, weighted_mean
-from bgem3.types import Chunk, FloatArray, Head, Hit, Hits, IntArray, SearchPlan, Stage, Where
+from bgem3.matches import lexical_matches, token_matches
+from bgem3.types import (
+    Chunk,
+    FloatArray,
+    Head,
+    Hit,
+    Hits,
+    IntArray,
+    LexicalMatch,
+    Matches,
+    SearchPlan,
+    Stage,
+    TokenMatch,
+    Where,
+)
 
 
 class Primitives(Protocol):
@@ -43,6 +57,12 @@ class Primitives(Protocol):
 
     def scores(self, head: Head, query: M3Embeddings, rows: IntArray) -> FloatArray:
         """Return one head's raw scores of the one query against `rows`, `(n,)` float32 in their order."""
+
+    def sparse_parts(self, query: csr_array, rows: IntArray) -> list[dict[int, float]]:
+        """Return what each shared token id adds to the sparse score of `rows`, in their order."""
+
+    def token_vectors(self, rows: IntArray) -> list[FloatArray]:
+        """Return the token vectors of `rows`, `(n_tokens, multi_dim)` each, as they are scored."""
 
     def ids(self, rows: IntArray) -> list[str]:
         """Return the chunk ids of `rows`, in their order."""
@@ -103,6 +123,7 @@ class _Run:
         with self._stage("chunks") as left:
             chunks = self.store.chunks(best.rows)
             left(best.rows)
+        matches = self._matches(best.rows) if self.plan.explain else [None] * len(chunks)
         found = [
             Hit(
                 id=chunk.id,
@@ -110,6 +131,7 @@ class _Run:
                 metadata=chunk.metadata,
                 score=float(best.score[i]),
                 scores={head: float(values[i]) for head, values in best.heads.items()},
+                matches=matches[i],
             )
             for i, chunk in enumerate(chunks)
         ]
@@ -184,6 +206,19 @@ class _Run:
             head: best.heads[head] if head in best.heads else self._score(head, best.rows) for head in self.query.heads
         }
         return _Ranked(best.rows, best.score, heads)
+
+    def _matches(self, rows: IntArray) -> list[Matches | None]:
+        used = self.query.heads if self.plan.mode == "hybrid" else (self.plan.mode,)
+        with self._stage("matches") as left:
+            left(rows)
+            lexical: list[tuple[LexicalMatch, ...]] = [()] * len(rows)
+            tokens: list[tuple[TokenMatch, ...]] = [()] * len(rows)
+            if "sparse" in used:
+                lexical = [lexical_matches(parts) for parts in self.store.sparse_parts(self.query.sparse, rows)]
+            if "multi_vector" in used:
+                vectors = self.store.token_vectors(rows)
+                tokens = [token_matches(self.query.multi_vector[0], passage) for passage in vectors]
+            return [Matches(*both) for both in zip(lexical, tokens, strict=True)]
 
     def _candidates(self) -> IntArray:
         if self.plan.exhaustive:

@@ -167,6 +167,14 @@ class MemoryStore:
             return self._lexical.scores(query.sparse, rows)
         return self._codec.scores(query.multi_vector[0], [self._rows[row].tokens for row in rows.tolist()])
 
+    def sparse_parts(self, query: csr_array, rows: IntArray) -> list[dict[int, float]]:
+        """Return what each shared token id adds to the sparse score of rows."""
+        return self._lexical.parts(query, rows)
+
+    def token_vectors(self, rows: IntArray) -> list[FloatArray]:
+        """Return the token vectors of rows, as far as the codec kept them."""
+        return [self._codec.decode(self._rows[row].tokens) for row in rows.tolist()]
+
     def ids(self, rows: IntArray) -> list[str]:
         """Return the chunk ids of rows, in order."""
         return [self._rows[row].chunk.id for row in rows.tolist()]

@@ -115,3 +115,21 @@ def test_everything_removed_and_added_again():
     assert index.top(row({1: 1.0}), 1)[0].tolist() == []
     index.add(np.array([1]), row({1: 1.0}))
     assert index.top(row({1: 1.0}), 1)[0].tolist() == [1]
+
+
+@pytest.mark.parametrize("weighting", ["m3", "bm25"])
+def test_parts_add_up_to_the_score(weighting):
+    index = LexicalIndex(weighting)
+    index.add(np.arange(30), random_rows(30, 0, counts=weighting == "bm25"))
+    query = random_rows(1, 1, counts=weighting == "bm25")
+    rows = np.array([4, 29, 0, 77])
+    parts = index.parts(query, rows)
+    assert all(set(part) <= set(query.indices.tolist()) for part in parts)
+    np.testing.assert_allclose([sum(part.values()) for part in parts], index.scores(query, rows), rtol=1e-5)
+    assert parts[3] == {}
+
+
+def test_parts_by_hand():
+    index = LexicalIndex()
+    index.add(np.array([0]), row({1: 0.5, 2: 0.25, 5: 1.0}))
+    assert index.parts(row({1: 2.0, 2: 4.0, 3: 1.0}), np.array([0])) == [{1: 1.0, 2: 1.0}]

@@ -151,7 +151,7 @@ def test_a_query_without_words_is_filled_up_from_dense(store):
 def test_stages_tell_what_was_done(store):
     hits = store.search(QUERIES[[0]], SearchPlan(k=3, fetch_k=9, where={"group": 1}, explain=True))
     assert [stage.name for stage in hits.stages] == [
-        "filter", "dense top", "sparse top", "dense scores", "sparse scores", "multi_vector scores", "rank", "chunks",
+        "filter", "dense top", "sparse top", "dense scores", "sparse scores", "multi_vector scores", "rank", "chunks", "matches",
     ]  # fmt: skip
     assert [stage.candidates for stage in hits.stages[:2]] == [20, 9]
     assert hits.stages[-1].candidates == 3
