@@ -29,7 +29,6 @@ from bgem3.types import (
     Chunk,
     FloatArray,
     Head,
-    Hit,
     Hits,
     IndexSettings,
     Lexical,
@@ -38,7 +37,6 @@ from bgem3.types import (
     SearchOptions,
     SearchPlan,
     Strategy,
-    Token,
     Weights,
     Where,
     make_plan,
@@ -290,19 +288,20 @@ class HybridIndex:
     def _run(self, queries: M3Embeddings, plan: SearchPlan) -> list[Hits]:
         return [self.store.search(queries[[i]], plan) for i in range(len(queries))]
 
-    def _named(self, queries: Sequence[str], results: list[Hits]) -> list[Hits]:
-        """Put the tokens' texts into the matches."""
-        tokens = self.encoder.vector_tokens
+    def _named(self, queries: Sequence[str], results: Sequence[Hits]) -> list[Hits]:
+        """Put the tokens' texts into the matches, where they were asked for."""
         return [
-            Hits([self._named_hit(hit, tokens(query)) for hit in hits], hits.stages) if hits.stages else hits
-            for query, hits in zip(queries, results, strict=True)
+            self._with_names(query, hits) if hits.stages else hits for query, hits in zip(queries, results, strict=True)
         ]
 
-    def _named_hit(self, hit: Hit, query: Sequence[Token]) -> Hit:
-        if hit.matches is None:
-            return hit
-        passage = self.encoder.vector_tokens(hit.text)
-        return replace(hit, matches=named(hit.matches, self.encoder.tokenizer.tokens, query, passage))
+    def _with_names(self, query: str, hits: Hits) -> Hits:
+        tokens, pieces = self.encoder.vector_tokens, self.encoder.tokenizer.tokens
+        of_query = tokens(query)
+        found = [
+            replace(hit, matches=named(hit.matches, pieces, of_query, tokens(hit.text))) if hit.matches else hit
+            for hit in hits
+        ]
+        return Hits(found, hits.stages)
 
     def _model_heads(self, plan: SearchPlan | None = None) -> tuple[Head, ...]:
         """Return the heads the model must compute; BM25 needs token counts instead of the sparse one."""
