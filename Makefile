@@ -28,7 +28,7 @@ check: .venv/.dev  ## format, lint, types, budgets, imports, versions
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
-	$(BIN)/python tools/budget.py core/bgem3 langchain_bgem3 llamaindex_bgem3
+	$(BIN)/python tools/budget.py core/bgem3 core/bgem3_server langchain_bgem3 llamaindex_bgem3
 	$(BIN)/python tools/house.py
 
 bench: .venv/.dev  ## time the encoder beside FlagEmbedding

@@ -13,6 +13,7 @@ BGEM3Error
 │   ├── CheckpointNotFoundError (FileNotFoundError)
 │   └── CheckpointFileError (ValueError)   truncated, of a wrong shape, or unsafe
 ├── BackendError (RuntimeError)            the forward pass failed or is not possible here
+├── ChatModelError (RuntimeError)          the language model gave no answer
 └── StoreError (RuntimeError)              what is stored cannot be read or changed
     ├── StoreClosedError
     ├── StoreLockedError                   another process writes to it
@@ -85,6 +86,10 @@ class CheckpointFileError(CheckpointError, ValueError):
 
 class BackendError(BGEM3Error, RuntimeError):
     """A forward pass failed, or the machine cannot do what was asked."""
+
+
+class ChatModelError(BGEM3Error, RuntimeError):
+    """The language model behind a chat cannot be reached, or refuses."""
 
 
 class StoreError(BGEM3Error, RuntimeError):

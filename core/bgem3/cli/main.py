@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     import typer
 
 # Command -> the module that holds the function of that name (a hyphen becomes an underscore).
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "serve": "bgem3.cli.serve",
+}
 
 BAD_INPUT, FAILED = 2, 1
 

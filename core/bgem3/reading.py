@@ -1,0 +1,172 @@
+"""Files into passages: txt, md, pdf, csv and jsonl, cut where paragraphs end."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from bgem3.errors import InvalidInputError, InvalidMetadataError, MissingExtraError
+from bgem3.metadata import check_metadata
+from bgem3.types import Metadata, MetadataValue
+
+# Names of the field that holds the text of a csv row or a jsonl object, the first one there wins.
+TEXT_FIELDS = ("text", "content", "page_content", "document", "passage", "body")
+_MAX_PAGES = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of a file.
+
+    Attributes:
+        id: The same whenever the file is read again: its name and a number, or the record's own `id`.
+        metadata: The file as `source`, and what the file says of the piece.
+    """
+
+    id: str
+    text: str
+    metadata: Metadata
+
+
+def read_passages(name: str, content: bytes, *, size: int = 1200) -> Iterator[Passage]:
+    """Yield the passages of one file.
+
+    Args:
+        name: The file's name or path; its ending tells the kind: txt, md, pdf, csv or jsonl.
+        content: The file's bytes; text is UTF-8 or UTF-16 with a mark.
+        size: Characters of a passage, about; paragraphs and rows stay whole where they fit.
+
+    Raises:
+        InvalidInputError: an unknown kind, or content that is not of that kind; names the line.
+        MissingExtraError: a PDF, and pypdf is not installed.
+    """
+    kind = name.rpartition(".")[2].lower()
+    if kind not in READERS:
+        raise InvalidInputError(f"{name}: unknown kind, expected one of {', '.join(sorted(READERS))}")
+    number = 0
+    for text, metadata in READERS[kind](name, content):
+        own = metadata.pop("id", None)
+        pieces = split_passages(text, size)
+        for part, piece in enumerate(pieces, start=1):
+            number += 1
+            yield Passage(_id(name, number, own, part, len(pieces)), piece, {"source": name, **metadata})
+
+
+def _id(name: str, number: int, own: MetadataValue | None, part: int, parts: int) -> str:
+    if own is None or own == "":
+        return f"{name}#{number}"
+    return str(own) if parts == 1 else f"{own}#{part}"
+
+
+def split_passages(text: str, size: int) -> list[str]:
+    """Split a text at empty lines into pieces of at most `size` characters; a longer paragraph is cut at spaces."""
+    pieces: list[str] = []
+    for paragraph in (part for block in text.split("\n\n") for part in _cut(block.strip(), size)):
+        if pieces and len(pieces[-1]) + len(paragraph) + 2 <= size:
+            pieces[-1] += f"\n\n{paragraph}"
+        else:
+            pieces.append(paragraph)
+    return pieces
+
+
+def _cut(paragraph: str, size: int) -> Iterator[str]:
+    while len(paragraph) > size:
+        space = paragraph.rfind(" ", size // 2, size)
+        end = space if space > 0 else size
+        yield paragraph[:end].strip()
+        paragraph = paragraph[end:].strip()
+    if paragraph:
+        yield paragraph
+
+
+_Piece: TypeAlias = tuple[str, dict[str, MetadataValue]]
+
+
+def _plain(source: str, content: bytes) -> Iterator[_Piece]:
+    yield _decoded(source, content).replace("\r\n", "\n"), {}
+
+
+def _pdf(source: str, content: bytes) -> Iterator[_Piece]:
+    try:
+        from pypdf import PdfReader
+    except ImportError as error:
+        raise MissingExtraError("pypdf", "pdf", f"{source}: a PDF") from error
+    try:
+        reader = PdfReader(io.BytesIO(content))
+        pages = [page.extract_text() for page in reader.pages[:_MAX_PAGES]]
+    except Exception as error:  # a damaged file raises nearly anything in there
+        raise InvalidInputError(f"{source}: not a readable PDF ({type(error).__name__}). Fix: save it anew") from error
+    if not any(page.strip() for page in pages):
+        raise InvalidInputError(f"{source}: no text in it. Fix: run text recognition on scanned pages first")
+    for number, text in enumerate(pages, start=1):
+        yield text, {"page": number}
+
+
+def _csv(source: str, content: bytes) -> Iterator[_Piece]:
+    text = _decoded(source, content)
+    rows = csv.DictReader(io.StringIO(text, newline=""), restkey="")
+    try:
+        yield from _records(source, ((rows.line_num, row) for row in rows))
+    except csv.Error as error:
+        raise InvalidInputError(f"{source}, line {rows.line_num}: not a readable table ({error})") from error
+
+
+def _jsonl(source: str, content: bytes) -> Iterator[_Piece]:
+    lines = enumerate(_decoded(source, content).splitlines(), start=1)
+    yield from _records(source, ((number, _object(source, number, line)) for number, line in lines if line.strip()))
+
+
+def _object(source: str, number: int, line: str) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"{source}, line {number}: not JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise InvalidInputError(f"{source}, line {number}: expected an object, got {type(found).__name__}")
+    return found
+
+
+def _records(source: str, rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[_Piece]:
+    for number, row in rows:
+        field = next((name for name in TEXT_FIELDS if isinstance(row.get(name), str)), None)
+        if field is None:
+            raise InvalidInputError(
+                f"{source}, line {number}: no text, expected one of the fields {', '.join(TEXT_FIELDS)}, "
+                f"got {', '.join(map(str, list(row)[:8]))}"
+            )
+        yield row[field], _metadata({key: value for key, value in row.items() if key != field})
+
+
+def _metadata(fields: dict[str, Any]) -> dict[str, MetadataValue]:
+    """Keep what a store can keep; a nested `metadata` counts as fields of its own."""
+    nested = fields.pop("metadata", None)
+    kept: dict[str, MetadataValue] = {}
+    for key, value in {**fields, **(nested if isinstance(nested, dict) else {})}.items():
+        try:
+            kept |= check_metadata({key: value}, key)
+        except InvalidMetadataError:
+            continue
+    return kept
+
+
+def _decoded(source: str, content: bytes) -> str:
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(
+            f"{source}: not {encoding} text at byte {error.start}. Fix: save it as UTF-8"
+        ) from error
+
+
+READERS: dict[str, Callable[[str, bytes], Iterator[_Piece]]] = {
+    "txt": _plain,
+    "md": _plain,
+    "pdf": _pdf,
+    "csv": _csv,
+    "jsonl": _jsonl,
+}

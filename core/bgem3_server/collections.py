@@ -1,0 +1,96 @@
+"""The server's collections: opened when they are first asked for, closed when the server ends."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from threading import Lock
+
+from bgem3.hybrid import HybridIndex
+from bgem3.stores.base import Store
+from bgem3.stores.chroma import ChromaStore
+from bgem3.stores.memory import MemoryStore
+from bgem3_server.engine import Engine
+from bgem3_server.problems import ApiError, over_limit
+
+# Chroma's own rule, a little narrower: a name is also part of a file name.
+NAME_PATTERN = r"^[a-zA-Z0-9][a-zA-Z0-9._-]{1,61}[a-zA-Z0-9]$"
+
+# A filter that every document passes; an empty one is refused, since it is a slip more often than a wish.
+_EVERYTHING = {"$or": [{"_": {"$exists": True}}, {"_": {"$exists": False}}]}
+
+
+class Collections:
+    """Indexes by name, over one folder or in memory.
+
+    Args:
+        engine: Holds the encoder.
+        db: Folder of the collections; None: in memory, until the server ends.
+        limit: How many there may be.
+    """
+
+    def __init__(self, engine: Engine, db: str | None, limit: int) -> None:
+        self._engine = engine
+        self._db = db
+        self._limit = limit
+        self._open: dict[str, HybridIndex] = {}
+        self._lock = Lock()
+
+    async def get(self, name: str, *, create: bool = False) -> HybridIndex:
+        """Return a collection's index.
+
+        Raises:
+            ApiError: there is none of this name and `create` is false, there are too many, or the
+                model is not loaded yet.
+            StoreError: the store cannot be opened.
+        """
+        index = self._open.get(name)
+        return await asyncio.to_thread(self._get, name, create) if index is None else index
+
+    async def names(self) -> list[str]:
+        """Return the names of all collections, sorted."""
+        return await asyncio.to_thread(self._names)
+
+    async def drop(self, name: str) -> int:
+        """Delete all documents of a collection and return how many there were; a later use finds it empty."""
+        index = await self.get(name)
+        deleted = await index.adelete(where=_EVERYTHING)
+        if self._db is None:
+            with self._lock:
+                self._open.pop(name, None)
+        return deleted
+
+    def close(self) -> None:
+        """Close every index."""
+        with self._lock:
+            for index in self._open.values():
+                index.close()
+            self._open.clear()
+
+    def _get(self, name: str, create: bool) -> HybridIndex:
+        encoder = self._engine.encoder
+        with self._lock:
+            if name in self._open:
+                return self._open[name]
+            names = self._names()
+            if name not in names:
+                self._check_new(name, create, len(names))
+            self._open[name] = HybridIndex(encoder, self._store(name))
+            return self._open[name]
+
+    def _check_new(self, name: str, create: bool, count: int) -> None:
+        if not create:
+            raise ApiError(404, f"collection: none is called {name!r}. Fix: add documents to it first")
+        if not re.fullmatch(NAME_PATTERN, name):
+            raise ApiError(422, f"collection: got {name!r}, expected 3 to 63 of a-z, A-Z, 0-9, dot, dash, underscore")
+        if count >= self._limit:
+            raise over_limit(422, "max_collections", self._limit, count + 1, "collections")
+
+    def _store(self, name: str) -> Store:
+        return MemoryStore() if self._db is None else ChromaStore(self._db, collection=name)
+
+    def _names(self) -> list[str]:
+        if self._db is None:
+            return sorted(self._open)
+        return sorted(path.stem.removeprefix("bgem3-") for path in Path(self._db).glob("bgem3-*.sqlite3"))

@@ -1,0 +1,159 @@
+"""What every request passes first: its key, its place in the queue, its size; and what is noted when it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections.abc import Sequence
+from uuid import uuid4
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bgem3_server.logs import log
+from bgem3_server.metrics import Metrics
+from bgem3_server.problems import ApiError, over_limit, unexpected
+from bgem3_server.settings import Limits
+
+_SECURITY = {
+    "content-security-policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; "
+    "form-action 'none'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+
+class Observe:
+    """Logs and counts each request, answers what nobody caught, and adds the security headers."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, request_id, status = time.perf_counter(), uuid4().hex, 0
+
+        async def note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                for name, value in _SECURITY.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, note)
+        except Exception as error:  # the last place where a client can be told
+            if status:
+                raise
+            await unexpected(error)(scope, receive, note)
+        finally:
+            self._record(scope, status, time.perf_counter() - started, request_id)
+
+    def _record(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
+        route = getattr(scope.get("route"), "path", "other")
+        self._metrics.requests.labels(scope["method"], route, status).inc()
+        self._metrics.seconds.labels(route).observe(seconds)
+        facts = {"method": scope["method"], "route": route, "status": status, "id": request_id}
+        log("request", **facts, ms=round(seconds * 1000, 1))
+
+
+class Guard:
+    """Refuses requests to the API without a key, beyond the queue, too large or too slow, before they cost anything."""
+
+    def __init__(self, app: ASGIApp, *, api_keys: Sequence[str], limits: Limits, metrics: Metrics) -> None:
+        self._app = app
+        self._keys = [key.encode() for key in api_keys]
+        self._limits = limits
+        self._metrics = metrics
+        self._under_way = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http" or not _is_api(scope["path"]) or scope["method"] == "OPTIONS":
+            await self._app(scope, receive, send)
+            return
+        try:
+            self._check_key(Headers(scope=scope))
+            self._enter()
+        except ApiError as error:
+            await self._refuse(error)(scope, receive, send)
+            return
+        try:
+            body = await self._body(scope, receive)
+            await self._app(scope, _replay(body, receive), send)
+        except ApiError as error:
+            await self._refuse(error)(scope, receive, send)
+        finally:
+            self._under_way -= 1
+            self._metrics.under_way.set(self._under_way)
+
+    def _refuse(self, error: ApiError) -> ASGIApp:
+        if error.limit:
+            self._metrics.refused.labels(error.limit["name"]).inc()
+        return error.response()
+
+    def _check_key(self, headers: Headers) -> None:
+        if not self._keys:
+            return
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        shown = (given if scheme.lower() == "bearer" else headers.get("x-api-key", "")).strip().encode()
+        # every key is compared, so that the time does not tell which one was close
+        if not sum(hmac.compare_digest(shown, key) for key in self._keys):
+            message = "No valid API key. Fix: send the header Authorization: Bearer KEY"
+            raise ApiError(401, message, headers={"WWW-Authenticate": "Bearer"})
+
+    def _enter(self) -> None:
+        limit = self._limits.max_queue
+        if self._under_way >= limit:
+            raise over_limit(429, "max_queue", limit, self._under_way, "requests under way")
+        self._under_way += 1
+        self._metrics.under_way.set(self._under_way)
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        limit = self._limits.max_body_bytes
+        announced = Headers(scope=scope).get("content-length", "0")
+        if announced.isdecimal() and int(announced) > limit:
+            raise over_limit(413, "max_body_bytes", limit, int(announced), "bytes")
+        try:
+            async with asyncio.timeout(self._limits.body_timeout):
+                return await _read(receive, limit)
+        except TimeoutError:
+            raise ApiError(408, f"The request was not sent within {self._limits.body_timeout:g} s") from None
+
+
+def _is_api(path: str) -> bool:
+    return path.startswith("/v1/") or path == "/metrics"
+
+
+async def _read(receive: Receive, limit: int) -> bytes:
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return b""
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            raise over_limit(413, "max_body_bytes", limit, f"more than {limit}", "bytes")
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that gives the body that was read, then what the client does next."""
+    pending = [body]
+
+    async def again() -> Message:
+        if pending:
+            return {"type": "http.request", "body": pending.pop(), "more_body": False}
+        return await receive()
+
+    return again

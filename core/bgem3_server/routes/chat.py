@@ -1,0 +1,79 @@
+"""`POST /v1/collections/{name}/chat`: answers from a collection, with the passages they cite, as server-sent events."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+import orjson
+from fastapi import APIRouter, Path
+from fastapi.responses import StreamingResponse
+from pydantic import ConfigDict, Field
+
+from bgem3.chat import Turn, answer, standalone_question
+from bgem3.errors import BGEM3Error
+from bgem3.types import Hits
+from bgem3_server.collections import NAME_PATTERN
+from bgem3_server.json_body import StrictRoute
+from bgem3_server.logs import log
+from bgem3_server.parts import ERRORS, Parts, ServerParts
+from bgem3_server.schemas import QUERY, Body
+
+router = APIRouter(route_class=StrictRoute, responses=ERRORS)
+
+
+class Message(Body):
+    """One turn of a conversation."""
+
+    role: Literal["user", "assistant"]
+    content: str
+
+
+class ChatBody(Body):
+    """A conversation whose last turn is the question."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"messages": [{"role": "user", "content": QUERY}]}]},
+    )
+
+    messages: list[Message] = Field(min_length=1, max_length=100)
+    k: int = Field(5, ge=1, le=50)
+    where: dict[str, Any] | None = None
+
+
+@router.post("/v1/collections/{name}/chat", response_class=StreamingResponse)
+async def chat(
+    name: Annotated[str, Path(pattern=NAME_PATTERN, examples=["tea"])], body: ChatBody, parts: Parts
+) -> StreamingResponse:
+    """Answer the last question from a collection.
+
+    Events: `sources` (the passages, numbered from 1), `text` (pieces of the answer), then `done` or `error`.
+    Without a language model the answer quotes the passages.
+    """
+    turns = [Turn(message.role, message.content) for message in body.messages]
+    await parts.engine.check([turn.content for turn in turns])
+    model = parts.settings.chat
+    index = await parts.collections.get(name)
+    question = await standalone_question(turns, model)
+    hits = await index.asearch(question, k=body.k, where=body.where)
+    return StreamingResponse(_events(turns, question, hits, parts), media_type="text/event-stream")
+
+
+async def _events(turns: Sequence[Turn], question: str, hits: Hits, parts: ServerParts) -> AsyncIterator[bytes]:
+    model = parts.settings.chat
+    passages = [asdict(hit) for hit in hits]
+    yield _event("sources", {"question": question, "passages": passages, "model": model and model.name})
+    try:
+        async for part in answer(turns, question, hits, model=model, encoder=parts.engine.encoder):
+            yield _event("text", {"text": part})
+    except BGEM3Error as error:  # the status has been sent: the client must learn it here
+        log("chat failed", level="warning", error=type(error).__name__)
+        yield _event("error", {"message": str(error)})
+    else:
+        yield _event("done", {})
+
+
+def _event(name: str, data: dict[str, Any]) -> bytes:
+    return b"event: " + name.encode() + b"\ndata: " + orjson.dumps(data) + b"\n\n"

@@ -1,0 +1,232 @@
+"""`/v1/collections`: documents in, hits out, over one `HybridIndex` a name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from bgem3.hybrid import HybridIndex
+from bgem3.types import Chunk, Head, Hit, Mode, Strategy
+from bgem3_server.collections import NAME_PATTERN
+from bgem3_server.json_body import JSON, StrictRoute
+from bgem3_server.parts import ERRORS, Parts, ServerParts
+from bgem3_server.problems import over_limit
+from bgem3_server.schemas import QUERY, TEXTS, Body, WeightsBody, weights_of
+from bgem3_server.tokens import matches
+
+router = APIRouter(prefix="/v1/collections", route_class=StrictRoute, responses=ERRORS)
+Name = Annotated[str, Path(pattern=NAME_PATTERN, description="The collection's name.", examples=["tea"])]
+
+
+class DocumentBody(Body):
+    """A text to store."""
+
+    text: str
+    id: str | None = Field(None, min_length=1, max_length=512)
+    metadata: dict[str, Any] = Field(default_factory=dict, description="str, int, float, bool, or lists of one.")
+
+
+class AddBody(Body):
+    """Documents to add; one with an id that exists replaces it whole."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"documents": [{"id": "1", "text": TEXTS[0], "metadata": {"lang": "zh"}}]}]},
+    )
+
+    documents: list[DocumentBody]
+
+
+class SearchBody(Body):
+    """A search; `HybridIndex.search` explains each option."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"query": QUERY, "k": 3, "where": {"lang": "zh"}}]},
+    )
+
+    query: str
+    k: int = Field(10, ge=1, le=100_000)
+    mode: Mode = "hybrid"
+    strategy: Strategy = "union"
+    fetch_k: int = Field(100, ge=1, le=10_000)
+    weights: WeightsBody | None = None
+    rrf_k: int = Field(60, ge=1, le=10_000)
+    where: dict[str, Any] | None = None
+    exhaustive: bool = False
+    cascade: tuple[Annotated[int, Field(ge=1, le=10_000)], Annotated[int, Field(ge=1, le=10_000)]] = (100, 20)
+    highlight: bool = Field(False, description="Tell which pieces of each hit match the query. Encodes the hits again.")
+
+
+class MatchView(BaseModel):
+    """A piece of a hit (`start` to `end` in code points), and how strongly it matches, 0 to 1."""
+
+    start: int
+    end: int
+    strength: float
+    head: Literal["sparse", "multi_vector"]
+
+
+class HitView(BaseModel):
+    """A result, with the raw score of each head."""
+
+    id: str
+    text: str
+    metadata: dict[str, Any]
+    score: float
+    scores: dict[Head, float]
+    matches: list[MatchView] | None = None
+
+
+class StageView(BaseModel):
+    """What a step of the search did."""
+
+    name: str
+    candidates: int
+    seconds: float
+
+
+class SearchAnswer(BaseModel):
+    """Results, best first, and what each stage took."""
+
+    hits: list[HitView]
+    stages: list[StageView]
+    seconds: float
+
+
+class StoredDocument(BaseModel):
+    """A document as it is stored."""
+
+    id: str
+    text: str
+    metadata: dict[str, Any]
+
+
+class Documents(BaseModel):
+    """Several documents."""
+
+    documents: list[StoredDocument]
+
+
+class IdsAnswer(BaseModel):
+    """Ids in the order of the documents, and how many the collection holds now."""
+
+    ids: list[str]
+    count: int
+
+
+class DeleteBody(Body):
+    """Which documents to delete: by id, or by filter."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"ids": ["1"]}]})
+
+    ids: list[Annotated[str, Field(min_length=1)]] | None = None
+    where: dict[str, Any] | None = None
+
+
+class DeleteAnswer(BaseModel):
+    """How many documents were deleted."""
+
+    deleted: int
+
+
+class CollectionView(BaseModel):
+    """A collection."""
+
+    name: str
+    count: int
+
+
+class CollectionsAnswer(BaseModel):
+    """All collections, by name."""
+
+    collections: list[CollectionView]
+
+
+@router.get("", response_model=CollectionsAnswer)
+async def list_collections(parts: Parts) -> JSON:
+    """List the collections."""
+    _ = parts.engine.encoder
+    return JSON({"collections": [await _view(name, parts) for name in await parts.collections.names()]})
+
+
+@router.get("/{name}", response_model=CollectionView)
+async def get_collection(name: Name, parts: Parts) -> JSON:
+    """Tell how many documents a collection holds."""
+    return JSON(await _view(name, parts))
+
+
+@router.delete("/{name}", response_model=DeleteAnswer)
+async def delete_collection(name: Name, parts: Parts) -> JSON:
+    """Delete all documents of a collection."""
+    return JSON({"deleted": await parts.collections.drop(name)})
+
+
+@router.post("/{name}/documents", response_model=IdsAnswer)
+async def add_documents(name: Name, body: AddBody, parts: Parts) -> JSON:
+    """Add documents, making the collection where there is none; one with an id that exists is replaced whole."""
+    texts = [one.text for one in body.documents]
+    await parts.engine.check(texts)
+    index = await parts.collections.get(name, create=True)
+    ids = [one.id or str(uuid4()) for one in body.documents]
+    await index.aadd(texts, ids=ids, metadatas=[one.metadata for one in body.documents])
+    return JSON({"ids": ids, "count": index.count()})
+
+
+@router.get("/{name}/documents", response_model=Documents)
+async def get_documents(name: Name, parts: Parts, ids: Annotated[list[str], Query(max_length=1000)]) -> JSON:
+    """Return documents by id, in the order asked; those that do not exist are left out."""
+    index = await parts.collections.get(name)
+    return JSON({"documents": [_document(chunk) for chunk in await index.aget(ids)]})
+
+
+@router.post("/{name}/documents/delete", response_model=DeleteAnswer)
+async def delete_documents(name: Name, body: DeleteBody, parts: Parts) -> JSON:
+    """Delete documents by id, or by a filter."""
+    index = await parts.collections.get(name)
+    return JSON({"deleted": await index.adelete(ids=body.ids, where=body.where)})
+
+
+@router.post("/{name}/search", response_model=SearchAnswer, response_model_exclude_none=True)
+async def search(name: Name, body: SearchBody, parts: Parts) -> JSON:
+    """Search by meaning, words and details; every hit carries the raw score of each head."""
+    limit = parts.settings.limits.max_k
+    if body.k > limit:
+        raise over_limit(422, "max_k", limit, body.k, "results")
+    await parts.engine.check([body.query])
+    index = await parts.collections.get(name)
+    started = time.perf_counter()
+    options = body.model_dump(exclude={"query", "weights", "highlight"})
+    hits = await index.asearch(body.query, **options, weights=weights_of(body.weights), explain=True)
+    seconds = time.perf_counter() - started
+    views = [asdict(hit) for hit in hits]
+    if body.highlight and hits:
+        for view, found in zip(views, await _matches(body.query, hits, parts, index), strict=True):
+            view["matches"] = found
+    stages = [asdict(stage) for stage in hits.stages]
+    encoding = {"name": "encode", "candidates": 1, "seconds": max(0.0, seconds - sum(s["seconds"] for s in stages))}
+    return JSON({"hits": views, "stages": [encoding, *stages], "seconds": seconds})
+
+
+async def _matches(
+    query: str, hits: Sequence[Hit], parts: ServerParts, index: HybridIndex
+) -> list[list[dict[str, Any]]]:
+    encoder = parts.engine.encoder
+    embeddings = await encoder.aencode([query, *(hit.text for hit in hits)], heads=("sparse", "multi_vector"))
+    found = matches(encoder, embeddings[[0]], [hit.text for hit in hits], embeddings[1:])
+    return [[asdict(match) for match in one] for one in found]
+
+
+async def _view(name: str, parts: ServerParts) -> dict[str, Any]:
+    index = await parts.collections.get(name)
+    return {"name": name, "count": index.count()}
+
+
+def _document(chunk: Chunk) -> dict[str, Any]:
+    return {"id": chunk.id, "text": chunk.text, "metadata": dict(chunk.metadata)}

@@ -1,0 +1,103 @@
+"""`POST /v1/embeddings`: OpenAI's request and answer, with the further heads in the same call."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+
+from bgem3.embeddings import M3Embeddings
+from bgem3.types import HEADS, FloatArray, Head
+from bgem3_server.json_body import JSON, StrictRoute
+from bgem3_server.parts import ERRORS, Parts, check_model
+from bgem3_server.problems import ApiError
+from bgem3_server.schemas import TEXTS, Usage
+
+router = APIRouter(route_class=StrictRoute)
+Base64 = Annotated[str, Field(description="Base64 of little-endian float32.")]
+
+
+class EmbeddingsBody(BaseModel):
+    """OpenAI's request, and `heads`. Fields of OpenAI's that mean nothing here are accepted."""
+
+    model_config = ConfigDict(
+        protected_namespaces=(),
+        json_schema_extra={"examples": [{"input": TEXTS, "heads": ["dense", "sparse", "multi_vector"]}]},
+    )
+
+    input: str | list[str] = Field(description="One text or several.")
+    model: str | None = Field(None, description="The model's name; left out: the one that is served.")
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(None, description="The width of a dense vector; nothing else is offered.")
+    heads: list[Head] = Field(["dense"], min_length=1, max_length=3, description="Which representations to return.")
+    user: str | None = None
+
+
+class SparseRow(BaseModel):
+    """Lexical weights: token ids and their weights, in the same order."""
+
+    indices: list[int]
+    values: list[float]
+
+
+class EmbeddingItem(BaseModel):
+    """The representations of one text."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | Base64 | None = Field(None, description="The dense vector, of norm 1.")
+    sparse: SparseRow | None = None
+    multi_vector: list[list[float]] | Base64 | None = Field(None, description="One row a token, of norm 1.")
+    multi_vector_shape: list[int] | None = Field(None, description="[tokens, width]")
+
+
+class EmbeddingsAnswer(BaseModel):
+    """OpenAI's answer, with the further heads in each item."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    object: Literal["list"] = "list"
+    data: list[EmbeddingItem]
+    model: str
+    usage: Usage
+
+
+@router.post("/v1/embeddings", response_model=EmbeddingsAnswer, response_model_exclude_none=True, responses=ERRORS)
+async def embeddings(body: EmbeddingsBody, parts: Parts) -> JSON:
+    """Encode texts: the dense vectors, and in the same pass the other heads that `heads` names."""
+    model = check_model(body.model, parts.engine)
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    dim = parts.engine.encoder.dim
+    if body.dimensions not in (None, dim):
+        raise ApiError(422, f"dimensions: got {body.dimensions}, this model has {dim}. Fix: leave it out")
+    encoded = await parts.engine.encode(texts, [head for head in HEADS if head in body.heads])
+    write = _base64 if body.encoding_format == "base64" else _numbers
+    data = [_item(encoded.embeddings, row, write) for row in range(len(texts))]
+    usage = {"prompt_tokens": encoded.tokens, "total_tokens": encoded.tokens}
+    return JSON({"object": "list", "data": data, "model": model, "usage": usage})
+
+
+def _item(embeddings: M3Embeddings, row: int, write: Callable[[FloatArray], object]) -> dict[str, Any]:
+    item: dict[str, Any] = {"object": "embedding", "index": row}
+    if "dense" in embeddings.heads:
+        item["embedding"] = write(embeddings.dense[row])
+    if "sparse" in embeddings.heads:
+        sparse = embeddings.sparse
+        part = slice(int(sparse.indptr[row]), int(sparse.indptr[row + 1]))
+        item["sparse"] = {"indices": sparse.indices[part], "values": sparse.data[part]}
+    if "multi_vector" in embeddings.heads:
+        vectors = embeddings.multi_vector[row]
+        item |= {"multi_vector": write(vectors), "multi_vector_shape": list(vectors.shape)}
+    return item
+
+
+def _base64(array: FloatArray) -> str:
+    return base64.b64encode(array.astype("<f4", copy=False).tobytes()).decode("ascii")
+
+
+def _numbers(array: FloatArray) -> FloatArray:
+    return np.ascontiguousarray(array)

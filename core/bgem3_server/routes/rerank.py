@@ -1,0 +1,152 @@
+"""`POST /v1/rerank` in the shape of Cohere and Jina, and `POST /v1/score` for pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+from uuid import uuid4
+
+import numpy as np
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+
+from bgem3.embeddings import M3Embeddings
+from bgem3.scoring import Scores, score
+from bgem3.types import HEADS, Head, Weights
+from bgem3_server.json_body import JSON, StrictRoute
+from bgem3_server.parts import ERRORS, Parts, check_model
+from bgem3_server.problems import ApiError, over_limit
+from bgem3_server.schemas import QUERY, TEXTS, Body, Usage, WeightsBody, weights_of
+
+router = APIRouter(route_class=StrictRoute)
+# Numbers of one answer: four scores each of 250,000 pairs are 20 MB of JSON.
+_MAX_PAIRS = 250_000
+
+
+class RerankDocument(BaseModel):
+    """A document as an object."""
+
+    text: str
+
+
+class RerankBody(BaseModel):
+    """Cohere's and Jina's request, and `weights`."""
+
+    model_config = ConfigDict(
+        protected_namespaces=(),
+        json_schema_extra={"examples": [{"query": QUERY, "documents": TEXTS, "top_n": 1}]},
+    )
+
+    query: str
+    documents: list[str | RerankDocument]
+    model: str | None = None
+    top_n: int | None = Field(None, ge=1, le=2**31)
+    return_documents: bool = False
+    weights: WeightsBody | None = None
+
+
+class RerankResult(BaseModel):
+    """One document; a higher `relevance_score` is better."""
+
+    index: int
+    relevance_score: float
+    scores: dict[Head, float]
+    document: RerankDocument | None = None
+
+
+class RerankAnswer(BaseModel):
+    """The documents, best first."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    id: str
+    model: str
+    object: Literal["list"] = "list"
+    results: list[RerankResult]
+    usage: Usage
+
+
+class ScoreBody(Body):
+    """Either `pairs`, or every one of `queries` against every one of `passages`."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"pairs": [[QUERY, text] for text in TEXTS]}]},
+    )
+
+    pairs: list[tuple[str, str]] | None = None
+    queries: list[str] | None = None
+    passages: list[str] | None = None
+    weights: WeightsBody | None = None
+
+
+class HeadScores(BaseModel):
+    """The scores of each head and their weighted mean: one number a pair, or one row a query."""
+
+    dense: list[Any]
+    sparse: list[Any]
+    multi_vector: list[Any]
+    hybrid: list[Any]
+
+
+class ScoreAnswer(BaseModel):
+    """Scores, higher is better."""
+
+    scores: HeadScores
+    usage: Usage
+
+
+@router.post("/v1/rerank", response_model=RerankAnswer, responses=ERRORS)
+async def rerank(body: RerankBody, parts: Parts) -> JSON:
+    """Put documents in the order of their score against a query: the weighted mean of the three heads."""
+    model = check_model(body.model, parts.engine)
+    texts = [one if isinstance(one, str) else one.text for one in body.documents]
+    encoded = await parts.engine.encode([body.query, *texts])
+    scores = score(encoded.embeddings[[0]], encoded.embeddings[1:])
+    total = scores.combine(weights_of(body.weights))[0]
+    results: list[dict[str, Any]] = []
+    for place in np.argsort(-total, kind="stable")[: body.top_n].tolist():
+        by_head = {head: float(getattr(scores, head)[0, place]) for head in HEADS}
+        results.append({"index": place, "relevance_score": float(total[place]), "scores": by_head})
+        if body.return_documents:
+            results[-1]["document"] = {"text": texts[place]}
+    usage = {"prompt_tokens": encoded.tokens, "total_tokens": encoded.tokens}
+    return JSON({"id": uuid4().hex, "model": model, "object": "list", "results": results, "usage": usage})
+
+
+@router.post("/v1/score", response_model=ScoreAnswer, responses=ERRORS)
+async def score_texts(body: ScoreBody, parts: Parts) -> JSON:
+    """Score pairs, or all queries against all passages, by each head."""
+    weights = weights_of(body.weights)
+    if body.pairs is not None and body.queries is None and body.passages is None:
+        left, right = [pair[0] for pair in body.pairs], [pair[1] for pair in body.pairs]
+    elif body.pairs is None and body.queries is not None and body.passages is not None:
+        left, right = body.queries, body.passages
+        if len(left) * len(right) > _MAX_PAIRS:
+            raise over_limit(422, "max_pairs", _MAX_PAIRS, len(left) * len(right), "pairs")
+    else:
+        raise ApiError(422, 'expected either pairs, or queries and passages. Fix: {"pairs": [[query, passage]]}')
+    places = {text: place for place, text in enumerate(dict.fromkeys([*left, *right]))}
+    encoded = await parts.engine.encode(list(places))
+    rows, columns = [places[text] for text in left], [places[text] for text in right]
+    scores = _all(encoded.embeddings, rows, columns) if body.pairs is None else _each(encoded.embeddings, rows, columns)
+    usage = {"prompt_tokens": encoded.tokens, "total_tokens": encoded.tokens}
+    return JSON({"scores": _heads(scores, weights, flat=body.pairs is not None), "usage": usage})
+
+
+def _all(embeddings: M3Embeddings, rows: Sequence[int], columns: Sequence[int]) -> Scores:
+    return score(embeddings[rows], embeddings[columns])
+
+
+def _each(embeddings: M3Embeddings, rows: Sequence[int], columns: Sequence[int]) -> Scores:
+    """Score row i against column i: `(n, 1)` a head."""
+    if not rows:
+        empty = np.empty((0, 1), dtype=np.float32)
+        return Scores(empty, empty, empty)
+    singles = [score(embeddings[[row]], embeddings[[column]]) for row, column in zip(rows, columns, strict=True)]
+    return Scores(*(np.concatenate([getattr(one, head) for one in singles]) for head in HEADS))
+
+
+def _heads(scores: Scores, weights: Weights, *, flat: bool) -> dict[str, Any]:
+    parts = {str(head): getattr(scores, head) for head in HEADS} | {"hybrid": scores.combine(weights)}
+    return {name: np.ascontiguousarray(part[:, 0] if flat else part) for name, part in parts.items()}

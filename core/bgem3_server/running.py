@@ -1,0 +1,64 @@
+"""One process: the socket first, then the model, and at the end what was accepted is finished."""
+
+from __future__ import annotations
+
+import socket
+
+import uvicorn
+
+from bgem3.errors import BGEM3Error, InvalidInputError
+from bgem3_server.app import create_app
+from bgem3_server.logs import log
+from bgem3_server.settings import ServerSettings
+
+
+def run(settings: ServerSettings, *, host: str, port: int, shutdown_timeout: int = 60) -> None:
+    """Serve until SIGINT or SIGTERM, then finish the requests under way.
+
+    Args:
+        settings: What is served.
+        host: Address to listen on.
+        port: Port; 0 takes a free one, which the log names.
+        shutdown_timeout: Seconds that accepted requests get to finish.
+
+    Raises:
+        InvalidInputError: the address cannot be listened on.
+        BGEM3Error: the model cannot be loaded.
+    """
+    failures: list[BGEM3Error] = []
+
+    def give_up(error: BGEM3Error) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    app = create_app(settings, on_failure=give_up)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=shutdown_timeout,
+    )
+    server = uvicorn.Server(config)
+    with _listen(host, port) as bound:
+        _announce(settings, host, bound.getsockname()[1])
+        server.run(sockets=[bound])
+    if failures:
+        raise failures[0]
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise InvalidInputError(
+            f"{host}:{port}: cannot listen ({error.strerror or error}). Fix: another --port"
+        ) from error
+
+
+def _announce(settings: ServerSettings, host: str, port: int) -> None:
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+    log("listening", url=f"http://{f'[{shown}]' if ':' in shown else shown}:{port}", model=settings.model)
+    if host not in ("127.0.0.1", "localhost", "::1") and not settings.api_keys:
+        log("open to the network without an API key", level="warning", host=host)

@@ -1,0 +1,69 @@
+"""What a server is started with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bgem3.chat import ChatModel
+from bgem3.errors import InvalidInputError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one client may ask of a server; beyond it the answer is 413, 422 or 429 and names the limit.
+
+    Attributes:
+        max_texts: Texts of one request.
+        max_tokens: Tokens of one text; None: whatever the encoder reads, long texts in windows.
+        max_body_bytes: Bytes of one request.
+        max_queue: Requests under way at once, those that wait for the encoder among them.
+        body_timeout: Seconds a client may take to send its request.
+        max_k: Results of one search.
+        max_collections: Collections of one server.
+
+    Raises:
+        InvalidInputError: a limit below 1.
+    """
+
+    max_texts: int = 2048
+    max_tokens: int | None = 8192
+    max_body_bytes: int = 16 * 2**20
+    max_queue: int = 256
+    body_timeout: float = 30.0
+    max_k: int = 1000
+    max_collections: int = 100
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidInputError(f"{name}: got {value}, expected a number >= 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """Everything `create_app` needs to know.
+
+    Attributes:
+        model: A folder or a hub id.
+        encoder_options: Further options of `M3Encoder.from_pretrained`.
+        db: Folder of the collections, or the address of a Qdrant server; None: kept in memory until the end.
+        api_keys: Keys of which a request must show one; none: no key is asked for.
+        cors_origins: Origins whose pages may call the API; none: no other page may.
+        chat: The language model behind the chat; None: passages are quoted.
+        limits: What one client may ask.
+    """
+
+    model: str = "BAAI/bge-m3"
+    encoder_options: Mapping[str, Any] = field(default_factory=dict)
+    db: str | None = None
+    api_keys: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    chat: ChatModel | None = None
+    limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        if any(not key or not key.isascii() for key in self.api_keys):
+            raise InvalidInputError("api_keys: got an empty key or one that is not ASCII, which no header can carry")

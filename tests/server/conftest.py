@@ -1,0 +1,63 @@
+"""Servers over the small checkpoint: in the process for most tests, on loopback for real clients."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+from fastapi.testclient import TestClient
+
+from bgem3 import M3Encoder
+from bgem3_server.app import create_app
+from bgem3_server.settings import ServerSettings
+
+MINI = Path(__file__).parents[2] / "examples" / "bge-m3-mini"
+
+ClientFactory = Callable[..., TestClient]
+
+
+@pytest.fixture(scope="session")
+def encoder() -> Iterator[M3Encoder]:
+    """Return the small checkpoint, loaded once."""
+    encoder = M3Encoder.from_pretrained(MINI)
+    yield encoder
+    encoder.close()
+
+
+@pytest.fixture
+def make_client(encoder: M3Encoder) -> Iterator[ClientFactory]:
+    """Return a function that starts an application with some settings and returns a client for it."""
+    clients: list[TestClient] = []
+
+    def make(**settings: object) -> TestClient:
+        app = create_app(ServerSettings(model=str(MINI), **settings), encoder=encoder)
+        clients.append(TestClient(app, raise_server_exceptions=False))
+        return clients[-1].__enter__()
+
+    yield make
+    for client in clients:
+        client.__exit__(None, None, None)
+
+
+@pytest.fixture
+def client(make_client: ClientFactory) -> TestClient:
+    """Return a client of an application with default settings."""
+    return make_client()
+
+
+@pytest.fixture(scope="module")
+def base_url(encoder: M3Encoder) -> Iterator[str]:
+    """Return the address of a server on loopback."""
+    app = create_app(ServerSettings(model=str(MINI)), encoder=encoder)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()

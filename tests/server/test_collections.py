@@ -1,0 +1,174 @@
+"""`/v1/collections`: what a `HybridIndex` does, over HTTP."""
+
+from __future__ import annotations
+
+import pytest
+
+from bgem3 import HybridIndex, MemoryStore
+from bgem3_server.settings import Limits
+
+DOCUMENTS = [
+    {"id": "zh", "text": "茶叶含有茶氨酸，能让人放松。", "metadata": {"lang": "zh", "year": 2020}},
+    {"id": "en", "text": "Part KX-220B fits the small pump.", "metadata": {"lang": "en", "year": 2021}},
+    {"id": "de", "text": "Die Bremsen sind abgenutzt 🚲.", "metadata": {"lang": "de", "tags": ["bike"]}},
+]
+QUERY = "Which part fits the pump?"
+
+
+@pytest.fixture(params=["memory", "chroma"])
+def filled(request, make_client, tmp_path):
+    client = make_client(db=None if request.param == "memory" else str(tmp_path / "db"))
+    answer = client.post("/v1/collections/parts/documents", json={"documents": DOCUMENTS})
+    assert answer.json() == {"ids": ["zh", "en", "de"], "count": 3}
+    return client
+
+
+def test_search_is_the_indexes(filled, encoder):
+    with HybridIndex(encoder, MemoryStore()) as index:
+        index.add([one["text"] for one in DOCUMENTS], ids=[one["id"] for one in DOCUMENTS])
+        expected = index.search(QUERY)
+    answer = filled.post("/v1/collections/parts/search", json={"query": QUERY}).json()
+    assert [hit["id"] for hit in answer["hits"]] == [hit.id for hit in expected]
+    for hit, other in zip(answer["hits"], expected, strict=True):
+        # Chroma's sidecar keeps token vectors in one bit a number
+        assert hit["scores"]["dense"] == pytest.approx(other.scores["dense"], abs=1e-3)
+        assert hit["scores"]["sparse"] == pytest.approx(other.scores["sparse"], abs=1e-3)
+    assert answer["hits"][0]["metadata"] == {"lang": "en", "year": 2021}
+    assert answer["stages"][0]["name"] == "encode"
+    assert sum(stage["seconds"] for stage in answer["stages"]) == pytest.approx(answer["seconds"], rel=0.5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mode": "sparse"},
+        {"strategy": "cascade", "cascade": [10, 5]},
+        {"strategy": "rrf", "rrf_k": 10},
+        {"exhaustive": True, "fetch_k": 1},
+        {"weights": {"dense": 0, "sparse": 1, "multi_vector": 0}},
+    ],
+)
+def test_search_options(filled, options):
+    answer = filled.post("/v1/collections/parts/search", json={"query": "pump", "k": 1, **options})
+    assert [hit["id"] for hit in answer.json()["hits"]] == ["en"]
+
+
+def test_search_with_a_filter(filled):
+    body = {"query": QUERY, "where": {"lang": {"$in": ["zh", "de"]}}}
+    hits = filled.post("/v1/collections/parts/search", json=body).json()["hits"]
+    assert {hit["id"] for hit in hits} == {"zh", "de"}
+
+
+def test_highlights_are_the_pieces_that_match(filled):
+    body = {"query": "pump parts 🚲", "highlight": True}
+    hits = filled.post("/v1/collections/parts/search", json=body).json()["hits"]
+    (hit,) = (hit for hit in hits if hit["id"] == "en")
+    found = {place for one in hit["matches"] if one["head"] == "sparse" for place in range(one["start"], one["end"])}
+    assert "".join(hit["text"][place] for place in sorted(found)) == "Partpump"
+    assert max(one["strength"] for one in hit["matches"] if one["head"] == "sparse") == 1
+    assert all(0 < one["strength"] <= 1 for one in hit["matches"])
+
+
+def test_documents_come_back_whole(filled):
+    answer = filled.get("/v1/collections/parts/documents", params={"ids": ["de", "nobody", "zh"]})
+    assert answer.json() == {"documents": [DOCUMENTS[2], DOCUMENTS[0]]}
+
+
+def test_the_same_id_replaces(filled):
+    body = {"documents": [{"id": "en", "text": "Nothing fits.", "metadata": {"year": 2024}}]}
+    assert filled.post("/v1/collections/parts/documents", json=body).json()["count"] == 3
+    (document,) = filled.get("/v1/collections/parts/documents", params={"ids": ["en"]}).json()["documents"]
+    assert document == body["documents"][0]
+
+
+def test_delete_by_id_and_by_filter(filled):
+    answer = filled.post("/v1/collections/parts/documents/delete", json={"ids": ["zh", "nobody"]})
+    assert answer.json() == {"deleted": 1}
+    answer = filled.post("/v1/collections/parts/documents/delete", json={"where": {"year": {"$gte": 2021}}})
+    assert answer.json() == {"deleted": 1}
+    assert filled.get("/v1/collections/parts").json()["count"] == 1
+    assert filled.post("/v1/collections/parts/documents/delete", json={}).status_code == 422
+
+
+def test_delete_the_collection(filled):
+    assert filled.delete("/v1/collections/parts").json() == {"deleted": 3}
+    assert filled.delete("/v1/collections/parts").status_code in (200, 404)
+    assert filled.post("/v1/collections/parts/documents", json={"documents": DOCUMENTS[:1]}).json()["count"] == 1
+
+
+def test_collections_are_listed(filled):
+    filled.post("/v1/collections/another.one/documents", json={"documents": []})
+    names = [one["name"] for one in filled.get("/v1/collections").json()["collections"]]
+    assert names == ["another.one", "parts"]
+
+
+def test_what_is_on_disk_is_there_again(make_client, tmp_path):
+    db = str(tmp_path / "db")
+    first = make_client(db=db)
+    first.post("/v1/collections/parts/documents", json={"documents": DOCUMENTS})
+    first.__exit__(None, None, None)
+    first.__enter__ = first.__exit__ = lambda *_: None
+    second = make_client(db=db)
+    assert second.get("/v1/collections").json() == {"collections": [{"name": "parts", "count": 3}]}
+    hits = second.post("/v1/collections/parts/search", json={"query": QUERY, "k": 1}).json()["hits"]
+    assert [hit["id"] for hit in hits] == ["en"]
+
+
+@pytest.mark.parametrize("path", ["", "/search", "/documents/delete", "/chat"])
+def test_a_collection_that_is_not_there(client, path):
+    bodies = {"/search": {"query": "a"}, "/documents/delete": {"ids": []}}
+    body = bodies.get(path, {"messages": [{"role": "user", "content": "a"}]})
+    answer = client.post(f"/v1/collections/nobody{path}", json=body) if path else client.get("/v1/collections/nobody")
+    assert answer.status_code == 404
+    assert "none is called 'nobody'" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("name", ["ab", "-abc", "a" * 64, "a b c", "..%2F..%2Fetc", "täglich"])
+def test_names_no_collection_can_have(client, name):
+    answer = client.post(f"/v1/collections/{name}/documents", json={"documents": []})
+    assert answer.status_code in (404, 422)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"documents": [{"text": "a", "metadata": {"x": None}}]},
+        {"documents": [{"text": "a", "metadata": {"x": {"y": 1}}}]},
+        {"documents": [{"text": "a", "id": "1"}, {"text": "b", "id": "1"}]},
+        {"documents": [{"text": "a", "id": ""}]},
+        {"documents": [{"text": "a", "extra": 1}]},
+    ],
+)
+def test_bad_documents_change_nothing(filled, body):
+    assert filled.post("/v1/collections/parts/documents", json=body).status_code == 422
+    assert filled.get("/v1/collections/parts").json()["count"] == 3
+
+
+@pytest.mark.parametrize(
+    "body", [{"k": 0}, {"mode": "best"}, {"where": {"a": {"$near": 1}}}, {"where": {}}, {"cascade": [1]}, {"k": 2000}]
+)
+def test_bad_searches(filled, body):
+    assert filled.post("/v1/collections/parts/search", json={"query": "a", **body}).status_code == 422
+
+
+def test_too_many_collections(make_client):
+    client = make_client(limits=Limits(max_collections=1))
+    assert client.post("/v1/collections/one/documents", json={"documents": []}).status_code == 200
+    answer = client.post("/v1/collections/two/documents", json={"documents": []})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["code"] == "max_collections"
+
+
+def test_two_clients_make_the_same_collection_at_once(make_client, tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    client = make_client(db=str(tmp_path / "db"))
+    with ThreadPoolExecutor(8) as pool:
+        jobs = [
+            pool.submit(
+                client.post, "/v1/collections/same/documents", json={"documents": [{"id": f"{i}", "text": "a"}]}
+            )
+            for i in range(8)
+        ]
+    assert [job.result().status_code for job in jobs] == [200] * 8
+    assert client.get("/v1/collections/same").json()["count"] == 8

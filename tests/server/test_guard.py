@@ -1,0 +1,226 @@
+"""Keys, limits and errors: what is refused, how it is said, and that nothing else is."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+
+import pytest
+
+from bgem3.chat import ChatModel
+from bgem3.errors import BackendError, InvalidInputError
+from bgem3_server.settings import Limits, ServerSettings
+
+
+def error_of(answer) -> dict:
+    return answer.json()["error"]
+
+
+def test_without_a_key_nothing_of_the_api_is_answered(make_client):
+    client = make_client(api_keys=("first-key", "second-key"))
+    for path in ("/v1/models", "/v1/info", "/v1/collections", "/metrics", "/v1/nonsense"):
+        answer = client.get(path)
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert error_of(answer)["type"] == "authentication_error"
+    for path in ("/health", "/ready", "/", "/openapi.json"):
+        assert client.get(path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Authorization": "Bearer second-key"}, {"authorization": "bearer first-key"}, {"X-API-Key": "first-key"}],
+)
+def test_any_of_the_keys_opens(make_client, headers):
+    assert make_client(api_keys=("first-key", "second-key")).get("/v1/models", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "value", ["Bearer first-ke", "Bearer first-key2", "Basic first-key", "first-key", "Bearer ", "Bearer schlüssel"]
+)
+def test_a_wrong_key_does_not(make_client, value):
+    headers = {"Authorization": value.encode()}
+    assert make_client(api_keys=("first-key",)).get("/v1/models", headers=headers).status_code == 401
+
+
+def test_an_empty_key_is_no_key():
+    with pytest.raises(InvalidInputError, match="empty key"):
+        ServerSettings(api_keys=("",))
+
+
+def test_a_limit_below_one():
+    with pytest.raises(InvalidInputError, match="max_texts: got 0"):
+        Limits(max_texts=0)
+
+
+def test_too_many_texts(make_client):
+    client = make_client(limits=Limits(max_texts=2))
+    answer = client.post("/v1/embeddings", json={"input": ["a", "b", "c"]})
+    assert answer.status_code == 422
+    assert error_of(answer)["limit"] == {"name": "max_texts", "value": 2, "got": 3}
+    assert "got 3 texts, this server takes 2" in error_of(answer)["message"]
+
+
+def test_a_text_too_long(make_client):
+    client = make_client(limits=Limits(max_tokens=5))
+    assert client.post("/v1/embeddings", json={"input": ["a a"]}).status_code == 200
+    answer = client.post("/v1/embeddings", json={"input": ["a", "tea " * 40]})
+    assert answer.status_code == 422
+    assert error_of(answer)["code"] == "max_tokens"
+    assert "tokens in text 1" in error_of(answer)["message"]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_too_large(make_client, chunked):
+    client = make_client(limits=Limits(max_body_bytes=1000))
+    body = json.dumps({"input": "a" * 2000}).encode()
+    content = iter([body[:900], body[900:]]) if chunked else body
+    answer = client.post("/v1/embeddings", content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 413
+    assert error_of(answer)["limit"]["value"] == 1000
+
+
+def test_too_many_at_once(make_client, encoder, monkeypatch):
+    client = make_client(limits=Limits(max_queue=2))
+    forward, go, begun = encoder._backend.forward, threading.Event(), threading.Event()
+
+    def slow(*arguments):
+        begun.set()
+        go.wait()
+        return forward(*arguments)
+
+    monkeypatch.setattr(encoder._backend, "forward", slow)
+    statuses: list[int] = []
+    ask = lambda: statuses.append(client.post("/v1/embeddings", json={"input": "tea"}).status_code)  # noqa: E731
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    begun.wait()
+    while client.app.state.parts.metrics.under_way._value.get() < 2:
+        time.sleep(0.01)
+    refused = client.post("/v1/embeddings", json={"input": "tea"})
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert refused.status_code == 429
+    assert refused.headers["retry-after"] == "1"
+    assert error_of(refused)["limit"]["name"] == "max_queue"
+    assert statuses == [200, 200]
+    assert client.post("/v1/embeddings", json={"input": "tea"}).status_code == 200
+
+
+def test_a_client_that_never_finishes_its_request(base_url, monkeypatch):
+    monkeypatch.setattr(Limits, "body_timeout", property(lambda self: 0.1))
+    host, port = base_url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 408")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"{", "not JSON"),
+        (b'{"input": NaN}', "not JSON"),
+        (b'{"input": "\\ud800"}', "not JSON"),
+        (b'{"input": "\xff"}', "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"", "Field required"),
+        (b"[]", "valid dictionary"),
+        (b'{"input": 1e400}', "not JSON"),
+        (b'{"input": "a", "dimensions": 123456789012345678901234567890}', "dimensions"),
+    ],
+)
+def test_bodies_that_are_no_request(client, content, said):
+    answer = client.post("/v1/embeddings", content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert said in error_of(answer)["message"]
+
+
+def test_an_error_repeats_no_text(client):
+    answer = client.post("/v1/embeddings", json={"input": ["a secret", 3]})
+    assert answer.status_code == 422
+    assert "secret" not in answer.text
+
+
+def test_an_unknown_place_and_method(client):
+    assert error_of(client.get("/v1/nonsense"))["message"] == "Not Found: GET /v1/nonsense"
+    assert client.get("/v1/embeddings").status_code == 405
+
+
+def test_a_failure_nobody_foresaw_says_where_and_not_what(client, encoder, monkeypatch, capsys):
+    def broken(*arguments):
+        raise ZeroDivisionError("a secret")
+
+    monkeypatch.setattr(encoder._backend, "forward", broken)
+    answer = client.post("/v1/embeddings", json={"input": "tea"})
+    assert answer.status_code == 500
+    assert error_of(answer)["message"] == "The server failed (ZeroDivisionError); its log says where"
+    logged = capsys.readouterr().err
+    assert "encoder.py" in logged
+    assert "secret" not in logged
+
+
+def test_a_forward_pass_that_fails(client, encoder, monkeypatch):
+    def broken(*arguments):
+        raise BackendError("out of memory")
+
+    monkeypatch.setattr(encoder._backend, "forward", broken)
+    assert client.post("/v1/embeddings", json={"input": "tea"}).status_code == 500
+
+
+def test_the_log_has_lines_of_json_without_texts_and_keys(make_client, capsys):
+    client = make_client(api_keys=("the-key",))
+    capsys.readouterr()
+    client.post(
+        "/v1/embeddings",
+        json={"input": "a secret"},
+        headers={"Authorization": "Bearer the-key"},
+        params={"q": "secret"},
+    )
+    logged = capsys.readouterr().err
+    (line,) = map(json.loads, logged.splitlines())
+    assert {name: line[name] for name in ("event", "method", "route", "status")} == {
+        "event": "request",
+        "method": "POST",
+        "route": "/v1/embeddings",
+        "status": 200,
+    }
+    assert "secret" not in logged
+    assert "the-key" not in logged
+
+
+def test_metrics_count_requests_texts_and_tokens(client):
+    client.post("/v1/embeddings", json={"input": ["tea", "tea"]})
+    client.get("/v1/nonsense")
+    lines = client.get("/metrics").text.splitlines()
+    assert 'bgem3_requests_total{method="POST",route="/v1/embeddings",status="200"} 1.0' in lines
+    assert "bgem3_texts_total 2.0" in lines
+    assert "bgem3_ready 1.0" in lines
+    assert not any("nonsense" in line for line in lines)
+
+
+def test_other_pages_may_not_call_unless_they_are_named(make_client):
+    asked = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
+    assert "access-control-allow-origin" not in make_client().options("/v1/embeddings", headers=asked).headers
+    client = make_client(cors_origins=("https://example.org",), api_keys=("key",))
+    answer = client.options("/v1/embeddings", headers=asked)
+    assert answer.headers["access-control-allow-origin"] == "https://example.org"
+    refused = client.options("/v1/embeddings", headers={**asked, "Origin": "https://example.com"})
+    assert "access-control-allow-origin" not in refused.headers
+
+
+def test_security_headers(client):
+    headers = client.get("/").headers
+    assert "default-src 'self'" in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_info_tells_the_limits_and_no_key(make_client):
+    client = make_client(chat=ChatModel("llama", "http://localhost:1/v1", "sk-secret"))
+    answer = client.get("/v1/info")
+    assert answer.json()["chat_model"] == "llama"
+    assert answer.json()["limits"]["max_texts"] == 2048
+    assert "secret" not in answer.text

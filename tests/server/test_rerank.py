@@ -1,0 +1,97 @@
+"""`/v1/rerank`, `/v1/score`, `/v1/inspect`: the core's scores, in other people's shapes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bgem3 import Reranker, Weights, score
+
+QUERY = "Which part fits the pump?"
+DOCUMENTS = ["Brake pads wear out.", "Part KX-220B fits the small pump.", "茶叶含有茶氨酸。"]
+
+
+def test_rerank_is_the_rerankers(client, encoder):
+    answer = client.post("/v1/rerank", json={"query": QUERY, "documents": DOCUMENTS}).json()
+    expected = Reranker(encoder).rerank(QUERY, DOCUMENTS)
+    assert [result["index"] for result in answer["results"]] == [one.index for one in expected]
+    for result, one in zip(answer["results"], expected, strict=True):
+        assert result["relevance_score"] == pytest.approx(one.score, abs=1e-5)
+        assert result["scores"] == pytest.approx(one.scores, abs=1e-5)
+
+
+def test_rerank_options(client):
+    body = {"query": QUERY, "documents": [{"text": text} for text in DOCUMENTS], "top_n": 1, "return_documents": True}
+    (result,) = client.post("/v1/rerank", json=body).json()["results"]
+    assert result["document"] == {"text": DOCUMENTS[1]}
+
+
+def test_rerank_weights(client, encoder):
+    body = {"query": QUERY, "documents": DOCUMENTS, "weights": {"dense": 0, "sparse": 1, "multi_vector": 0}}
+    results = client.post("/v1/rerank", json=body).json()["results"]
+    assert all(result["relevance_score"] == result["scores"]["sparse"] for result in results)
+
+
+def test_rerank_nothing(client):
+    assert client.post("/v1/rerank", json={"query": QUERY, "documents": []}).json()["results"] == []
+
+
+def test_score_of_pairs(client, encoder):
+    pairs = [[QUERY, text] for text in DOCUMENTS] + [[DOCUMENTS[0], DOCUMENTS[1]]]
+    scores = client.post("/v1/score", json={"pairs": pairs}).json()["scores"]
+    for row, (left, right) in enumerate(pairs):
+        expected = score(encoder.encode([left]), encoder.encode([right]))
+        for head in ("dense", "sparse", "multi_vector"):
+            assert scores[head][row] == pytest.approx(getattr(expected, head)[0, 0], abs=1e-5)
+        assert scores["hybrid"][row] == pytest.approx(expected.combine()[0, 0], abs=1e-5)
+
+
+def test_score_of_all_against_all(client, encoder):
+    weights = {"dense": 0.2, "sparse": 0.8, "multi_vector": 0}
+    body = {"queries": [QUERY, DOCUMENTS[0]], "passages": DOCUMENTS, "weights": weights}
+    scores = client.post("/v1/score", json=body).json()["scores"]
+    expected = score(encoder.encode(body["queries"]), encoder.encode(DOCUMENTS))
+    np.testing.assert_allclose(scores["multi_vector"], expected.multi_vector, atol=1e-5)
+    np.testing.assert_allclose(scores["hybrid"], expected.combine(Weights.lexical), atol=1e-5)
+
+
+@pytest.mark.parametrize("body", [{}, {"pairs": [], "queries": []}, {"queries": ["tea"]}])
+def test_score_of_neither(client, body):
+    answer = client.post("/v1/score", json=body)
+    assert answer.status_code == 422
+    assert "either pairs, or queries and passages" in answer.json()["error"]["message"]
+
+
+def test_no_pair(client):
+    assert client.post("/v1/score", json={"pairs": []}).json()["scores"]["hybrid"] == []
+
+
+def test_weights_without_any(client):
+    body = {"pairs": [["a", "b"]], "weights": {"dense": 0, "sparse": 0, "multi_vector": 0}}
+    answer = client.post("/v1/score", json=body)
+    assert answer.status_code == 422
+    assert "the sum must be > 0" in answer.json()["error"]["message"]
+
+
+def test_inspect_shows_tokens_and_their_matches(client, encoder):
+    query, passage = "calm tea", "Tea is 😀 calm"
+    answer = client.post("/v1/inspect", json={"query": query, "passage": passage}).json()
+    embeddings = encoder.encode([query, passage])
+    for name, text, row in (("query", query, 0), ("passage", passage, 1)):
+        lexical = encoder.tokenizer.tokens(embeddings.sparse.indices[slice(*embeddings.sparse.indptr[row : row + 2])])
+        for token in answer[name]:
+            assert (token["weight"] > 0) == (token["piece"] in lexical)
+            if token["weight"] > 0:
+                assert text[token["start"] : token["end"]].lower() == token["piece"].strip("▁")
+    shared = {token["piece"] for token in answer["query"] if token["shared"]}
+    assert "▁calm" in shared
+    expected = embeddings.multi_vector[0] @ embeddings.multi_vector[1].T
+    np.testing.assert_allclose(answer["similarity"], expected, atol=1e-4)
+    assert answer["best"] == expected.argmax(axis=1).tolist()
+    assert answer["scores"]["multi_vector"] == pytest.approx(expected.max(axis=1).mean(), abs=1e-5)
+
+
+def test_inspect_too_much(client):
+    answer = client.post("/v1/inspect", json={"query": "tea", "passage": "tea " * 600})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["code"] == "max_inspect_tokens"
