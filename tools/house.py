@@ -25,8 +25,18 @@ CLIENTS = {"chromadb", "qdrant_client", "pymilvus"}
 HEAVY = {"torch", "transformers", "FlagEmbedding"}
 
 # Package -> what it may never import; the core's store clients and torch are imported inside functions only.
-FORBIDDEN = {"core/bgem3": FRAMEWORKS, "langchain_bgem3": {"llama_index"}, "llamaindex_bgem3": {"langchain_core"}}
-LAZY = {"core/bgem3": CLIENTS | HEAVY, "langchain_bgem3": CLIENTS | HEAVY, "llamaindex_bgem3": CLIENTS | HEAVY}
+FORBIDDEN = {
+    "core/bgem3": FRAMEWORKS,
+    "core/bgem3_server": FRAMEWORKS,
+    "langchain_bgem3": {"llama_index"},
+    "llamaindex_bgem3": {"langchain_core"},
+}
+LAZY = {
+    "core/bgem3": CLIENTS | HEAVY,
+    "core/bgem3_server": CLIENTS | HEAVY,
+    "langchain_bgem3": CLIENTS | HEAVY,
+    "llamaindex_bgem3": CLIENTS | HEAVY,
+}
 # Backends that exist to wrap one of them, and are themselves imported inside functions.
 MAY_LOAD = {"core/bgem3/backends/torch.py", "core/bgem3/backends/flag.py"}
 

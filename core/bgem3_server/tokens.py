@@ -1,13 +1,12 @@
-"""Which pieces of a text its tokens are, and which of them answer a query."""
+"""Which pieces of a text its tokens are, and which of them made a hit."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bgem3.embeddings import M3Embeddings
 from bgem3.encoder import M3Encoder
-from bgem3.types import FloatArray
+from bgem3.types import Hit, Token
 
 # Token pairs less alike than this are no match worth showing.
 _ALIKE = 0.5
@@ -15,35 +14,21 @@ _ALIKE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A text as the model reads it; all lists have one item a token, `<s>` left out, `</s>` kept.
+    """A text as the model reads it; one item a token, `<s>` left out, `</s>` kept.
 
     Attributes:
         ids: Token ids.
-        pieces: The vocabulary's spelling, `▁` marking the start of a word.
-        spans: Where each token stands in the text, in code points.
+        tokens: Their pieces of the text.
         weights: Lexical weights, 0 for tokens that have none.
     """
 
     ids: list[int]
-    pieces: list[str]
-    spans: list[tuple[int, int]]
+    tokens: list[Token]
     weights: list[float]
 
 
-def read(encoder: M3Encoder, text: str, embeddings: M3Embeddings) -> Reading:
-    """Return the tokens of a text that was encoded alone in `embeddings`."""
-    ids, spans = encoder.tokenizer.spans(text)
-    lexical = embeddings.lexical_weights(0)
-    return Reading(ids[1:], encoder.tokenizer.tokens(ids[1:]), spans[1:], [lexical.get(one, 0.0) for one in ids[1:]])
-
-
-def matches(encoder: M3Encoder, query: M3Embeddings, texts: Sequence[str], passages: M3Embeddings) -> list[list[Match]]:
-    """Return for each text the pieces that the query finds, the strongest first where they overlap."""
-    return [_of_one(query, read(encoder, text, passages[[i]]), passages[[i]]) for i, text in enumerate(texts)]
-
-
 @dataclass(frozen=True, slots=True)
-class Match:
+class Piece:
     """A piece of a text, `start` to `end` in code points; `strength` lies in (0, 1]."""
 
     start: int
@@ -52,33 +37,35 @@ class Match:
     head: str
 
 
-def _of_one(query: M3Embeddings, reading: Reading, passage: M3Embeddings) -> list[Match]:
-    return [*_lexical(query, reading), *_alike(query.multi_vector[0], reading, passage.multi_vector[0])]
+def read(encoder: M3Encoder, text: str, embeddings: M3Embeddings) -> Reading:
+    """Return the tokens of a text that was encoded alone in `embeddings`."""
+    ids = encoder.tokenizer.encode([text])[0][1:].tolist()
+    lexical = embeddings.lexical_weights(0)
+    return Reading(ids, encoder.tokenizer.spans(text)[1:], [lexical.get(one, 0.0) for one in ids])
 
 
-def _lexical(query: M3Embeddings, reading: Reading) -> list[Match]:
-    """Return the tokens that both have, as strong as their product beside the largest."""
-    wanted = query.lexical_weights(0)
-    products = [weight * wanted.get(token, 0.0) for token, weight in zip(reading.ids, reading.weights, strict=True)]
-    largest = max(products, default=0.0)
-    return [
-        Match(start, end, round(product / largest, 4), "sparse")
-        for product, (start, end) in zip(products, reading.spans, strict=True)
-        if product > 0 and end > start
-    ]
+def matching_pieces(encoder: M3Encoder, hit: Hit) -> list[Piece]:
+    """Return the pieces of an explained hit that the query shares, and those that it found alike.
 
-
-def _alike(query: FloatArray, reading: Reading, passage: FloatArray) -> list[Match]:
-    """Return the best token of the passage for each token of the query but `</s>`, where it is alike enough."""
-    similarity = query[:-1] @ passage[:-1].T
-    if not similarity.size or len(passage) != len(reading.ids):
+    A shared token is as strong as its part of the sparse score beside the largest part; a token found
+    by its vector is as strong as the two vectors' product.
+    """
+    if hit.matches is None:
         return []
-    best: dict[int, float] = {}
-    for place, value in zip(similarity.argmax(axis=1).tolist(), similarity.max(axis=1).tolist(), strict=True):
-        best[place] = max(best.get(place, 0.0), value)
-    spans = reading.spans
+    parts = {match.token: match.score for match in hit.matches.lexical}
+    largest = max(parts.values(), default=1.0)
+    shared = [(token, parts[token.text] / largest, "sparse") for token in _spans(encoder, hit) if token.text in parts]
+    best: dict[Token, float] = {}
+    for match in hit.matches.tokens:
+        if match.score >= _ALIKE and match.query.end > match.query.start:
+            best[match.passage] = max(match.score, best.get(match.passage, 0.0))
+    alike = [(token, min(score, 1.0), "multi_vector") for token, score in best.items()]
     return [
-        Match(*spans[place], round(min(1.0, value), 4), "multi_vector")
-        for place, value in best.items()
-        if value >= _ALIKE and spans[place][1] > spans[place][0]
+        Piece(token.start, token.end, round(strength, 4), head)
+        for token, strength, head in (*shared, *alike)
+        if token.end > token.start
     ]
+
+
+def _spans(encoder: M3Encoder, hit: Hit) -> list[Token]:
+    return encoder.tokenizer.spans(hit.text) if hit.matches and hit.matches.lexical else []

@@ -27,7 +27,7 @@ def test_search_is_the_indexes(filled, encoder):
     with HybridIndex(encoder, MemoryStore()) as index:
         index.add([one["text"] for one in DOCUMENTS], ids=[one["id"] for one in DOCUMENTS])
         expected = index.search(QUERY)
-    answer = filled.post("/v1/collections/parts/search", json={"query": QUERY}).json()
+    answer = filled.post("/v1/collections/parts/search", json={"query": QUERY, "explain": True}).json()
     assert [hit["id"] for hit in answer["hits"]] == [hit.id for hit in expected]
     for hit, other in zip(answer["hits"], expected, strict=True):
         # Chroma's sidecar keeps token vectors in one bit a number
@@ -60,7 +60,7 @@ def test_search_with_a_filter(filled):
 
 
 def test_highlights_are_the_pieces_that_match(filled):
-    body = {"query": "pump parts 🚲", "highlight": True}
+    body = {"query": "pump parts 🚲", "explain": True}
     hits = filled.post("/v1/collections/parts/search", json=body).json()["hits"]
     (hit,) = (hit for hit in hits if hit["id"] == "en")
     found = {place for one in hit["matches"] if one["head"] == "sparse" for place in range(one["start"], one["end"])}

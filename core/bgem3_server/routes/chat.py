@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -63,7 +62,7 @@ async def chat(
 
 async def _events(turns: Sequence[Turn], question: str, hits: Hits, parts: ServerParts) -> AsyncIterator[bytes]:
     model = parts.settings.chat
-    passages = [asdict(hit) for hit in hits]
+    passages = [{"id": hit.id, "text": hit.text, "metadata": dict(hit.metadata), "score": hit.score} for hit in hits]
     yield _event("sources", {"question": question, "passages": passages, "model": model and model.name})
     try:
         async for part in answer(turns, question, hits, model=model, encoder=parts.engine.encoder):

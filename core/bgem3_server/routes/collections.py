@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 from uuid import uuid4
@@ -11,14 +11,14 @@ from uuid import uuid4
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from bgem3.hybrid import HybridIndex
-from bgem3.types import Chunk, Head, Hit, Mode, Strategy
+from bgem3.encoder import M3Encoder
+from bgem3.types import Chunk, Head, Hit, Hits, Mode, Strategy
 from bgem3_server.collections import NAME_PATTERN
 from bgem3_server.json_body import JSON, StrictRoute
 from bgem3_server.parts import ERRORS, Parts, ServerParts
 from bgem3_server.problems import over_limit
 from bgem3_server.schemas import QUERY, TEXTS, Body, WeightsBody, weights_of
-from bgem3_server.tokens import matches
+from bgem3_server.tokens import matching_pieces
 
 router = APIRouter(prefix="/v1/collections", route_class=StrictRoute, responses=ERRORS)
 Name = Annotated[str, Path(pattern=NAME_PATTERN, description="The collection's name.", examples=["tea"])]
@@ -61,7 +61,7 @@ class SearchBody(Body):
     where: dict[str, Any] | None = None
     exhaustive: bool = False
     cascade: tuple[Annotated[int, Field(ge=1, le=10_000)], Annotated[int, Field(ge=1, le=10_000)]] = (100, 20)
-    highlight: bool = Field(False, description="Tell which pieces of each hit match the query. Encodes the hits again.")
+    explain: bool = Field(False, description="Tell what each stage did, and which pieces of each hit match.")
 
 
 class MatchView(BaseModel):
@@ -202,25 +202,31 @@ async def search(name: Name, body: SearchBody, parts: Parts) -> JSON:
     await parts.engine.check([body.query])
     index = await parts.collections.get(name)
     started = time.perf_counter()
-    options = body.model_dump(exclude={"query", "weights", "highlight"})
-    hits = await index.asearch(body.query, **options, weights=weights_of(body.weights), explain=True)
+    hits = await index.asearch(
+        body.query, **body.model_dump(exclude={"query", "weights"}), weights=weights_of(body.weights)
+    )
     seconds = time.perf_counter() - started
-    views = [asdict(hit) for hit in hits]
-    if body.highlight and hits:
-        for view, found in zip(views, await _matches(body.query, hits, parts, index), strict=True):
-            view["matches"] = found
+    answer = {"hits": [_hit(hit) for hit in hits], "stages": [], "seconds": seconds}
+    if body.explain:
+        answer |= await asyncio.to_thread(_explained, hits, seconds, parts.engine.encoder)
+    return JSON(answer)
+
+
+def _explained(hits: Hits, seconds: float, encoder: M3Encoder) -> dict[str, Any]:
     stages = [asdict(stage) for stage in hits.stages]
-    encoding = {"name": "encode", "candidates": 1, "seconds": max(0.0, seconds - sum(s["seconds"] for s in stages))}
-    return JSON({"hits": views, "stages": [encoding, *stages], "seconds": seconds})
+    encoding = max(0.0, seconds - sum(stage.seconds for stage in hits.stages))
+    views = [{**_hit(hit), "matches": [asdict(piece) for piece in matching_pieces(encoder, hit)]} for hit in hits]
+    return {"hits": views, "stages": [{"name": "encode", "candidates": 1, "seconds": encoding}, *stages]}
 
 
-async def _matches(
-    query: str, hits: Sequence[Hit], parts: ServerParts, index: HybridIndex
-) -> list[list[dict[str, Any]]]:
-    encoder = parts.engine.encoder
-    embeddings = await encoder.aencode([query, *(hit.text for hit in hits)], heads=("sparse", "multi_vector"))
-    found = matches(encoder, embeddings[[0]], [hit.text for hit in hits], embeddings[1:])
-    return [[asdict(match) for match in one] for one in found]
+def _hit(hit: Hit) -> dict[str, Any]:
+    return {
+        "id": hit.id,
+        "text": hit.text,
+        "metadata": dict(hit.metadata),
+        "score": hit.score,
+        "scores": dict(hit.scores),
+    }
 
 
 async def _view(name: str, parts: ServerParts) -> dict[str, Any]:

@@ -81,11 +81,11 @@ def _views(one: Reading, other: Reading) -> list[dict[str, object]]:
     shared = {token for token, weight in zip(other.ids, other.weights, strict=True) if weight > 0}
     return [
         {
-            "piece": piece,
-            "start": start,
-            "end": end,
+            "piece": token.text,
+            "start": token.start,
+            "end": token.end,
             "weight": round(weight, 4),
-            "shared": weight > 0 and token in shared,
+            "shared": weight > 0 and id_ in shared,
         }
-        for token, piece, (start, end), weight in zip(one.ids, one.pieces, one.spans, one.weights, strict=True)
+        for id_, token, weight in zip(one.ids, one.tokens, one.weights, strict=True)
     ]
