@@ -52,7 +52,7 @@ class BGEM3DocumentIndex(SearchFields, DocumentIndex):
 
         Returns:
             All ids as `succeeded`, in order: when it raises, the documents before the failing slice
-            of 256 are stored and the others are not.
+            of up to 256 are stored and the others are not.
 
         Raises:
             InvalidInputError, DuplicateIdError, StoreError: as `HybridIndex.add`.

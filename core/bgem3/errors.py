@@ -16,6 +16,7 @@ BGEM3Error
 ├── ChatModelError (RuntimeError)          the language model gave no answer
 └── StoreError (RuntimeError)              what is stored cannot be read or changed
     ├── StoreClosedError
+    ├── StoreNotFoundError (FileNotFoundError)  nothing is stored there
     ├── StoreLockedError                   another process writes to it
     ├── StoreWriteError (OSError)          read-only folder, full disk
     ├── StoreCorruptError                  a damaged file
@@ -98,6 +99,10 @@ class StoreError(BGEM3Error, RuntimeError):
 
 class StoreClosedError(StoreError):
     """The store was closed before the call."""
+
+
+class StoreNotFoundError(StoreError, FileNotFoundError):
+    """There is no index where one should be opened as it is."""
 
 
 class StoreLockedError(StoreError):

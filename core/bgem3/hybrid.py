@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from threading import Lock
 from types import TracebackType
@@ -20,7 +20,9 @@ from bgem3.errors import (
     SettingsWarning,
     StoreClosedError,
 )
-from bgem3.intake import check_id, check_ids, check_new, checked_chunks, slices
+from bgem3.index_settings import LENGTHS, differences, settings_of
+from bgem3.ingestion import Prepared, overlapped, text_slices
+from bgem3.intake import check_id, check_ids, check_new, checked_chunks
 from bgem3.matches import named
 from bgem3.metadata import check_metadata
 from bgem3.stores.base import Store
@@ -41,10 +43,6 @@ from bgem3.types import (
     Where,
     make_plan,
 )
-
-# Texts encoded and written at a time: bounds memory for an iterator of any length.
-_SLICE = 256
-_LENGTH_SETTINGS = ("max_length", "overflow", "window", "window_overlap")
 
 
 class HybridIndex:
@@ -67,7 +65,7 @@ class HybridIndex:
         self.encoder = encoder
         self.store = store
         self._lexical: Lexical = lexical
-        self._wanted = _settings_of(encoder, lexical)
+        self._wanted = settings_of(encoder, lexical)
         self._settings = store.open(self._wanted)
         self._warned = False
         self._closed = False
@@ -89,12 +87,14 @@ class HybridIndex:
     ) -> list[str]:
         """Encode and store texts; one with an existing id replaces that chunk whole.
 
-        Ids, metadata and types are checked before anything is stored where all arguments are
-        sequences. Texts go in slices of 256: when an iterator, a forward pass or the store fails,
-        the slices before are stored and the others are not; nothing is ever half stored.
+        A text that its id already has is not encoded again, so a call that broke off can be made again;
+        metadata is replaced either way. Ids, metadata and types are checked before anything is stored
+        where all arguments are sequences. Texts go in slices of up to 256, one written while the
+        next is encoded: when an iterator, a forward pass or the store fails, the slices before are
+        stored and the others are not; nothing is ever half stored.
 
         Args:
-            texts: Any number; an iterator of any length needs bounded memory.
+            texts: Any number; an iterator of any length needs bounded memory, for two slices.
             ids: One a text, unique within the call; None: new random ones.
             metadatas: One a text: str, int, float, bool, or lists of one of them; None: empty.
             show_progress: Show a bar over the texts.
@@ -111,13 +111,10 @@ class HybridIndex:
         self._check_can_add()
         added: dict[str, None] = {}
         total = len(texts) if isinstance(texts, Sequence) else None
+        parts = self._checked_slices(texts, ids, metadatas, added)
         with tqdm(total=total, unit="text", desc="Adding", disable=not show_progress) as bar:
-            for chunks in slices(checked_chunks(texts, ids, metadatas), _SLICE):
-                check_new(chunks, added)
-                passages = [chunk.text for chunk in chunks]
-                embeddings = self.encoder.encode_passages(passages, heads=self._model_heads())
-                self._write(chunks, self._with_lexical(embeddings, passages))
-                bar.update(len(chunks))
+            for written in overlapped(parts, self._prepare, self._write):
+                bar.update(written)
         return list(added)
 
     def add_embedded(self, chunks: Sequence[Chunk], embeddings: M3Embeddings) -> None:
@@ -133,7 +130,8 @@ class HybridIndex:
         check_new(checked, {})
         if len(checked) != len(embeddings):
             raise InvalidInputError(f"embeddings: got {len(embeddings)} for {len(checked)} chunks, expected one each")
-        self._write(checked, self._with_lexical(embeddings, [chunk.text for chunk in checked]))
+        ready = self._with_lexical(embeddings, [chunk.text for chunk in checked])
+        self._write(Prepared(checked, ready, []))
 
     def search(
         self,
@@ -227,12 +225,14 @@ class HybridIndex:
         """Do what `add` does, beside the event loop."""
         self._check_can_add()
         added: dict[str, None] = {}
-        for chunks in slices(checked_chunks(texts, ids, metadatas), _SLICE):
-            check_new(chunks, added)
-            passages = [chunk.text for chunk in chunks]
-            embeddings = await self.encoder.aencode_passages(passages, heads=self._model_heads())
-            ready = await asyncio.to_thread(self._with_lexical, embeddings, passages)
-            await asyncio.to_thread(self._write, chunks, ready)
+        for part in self._checked_slices(texts, ids, metadatas, added):
+            new, known = await asyncio.to_thread(self._split, part)
+            embeddings = None
+            if new:
+                passages = [chunk.text for chunk in new]
+                encoded = await self.encoder.aencode_passages(passages, heads=self._model_heads())
+                embeddings = await asyncio.to_thread(self._with_lexical, encoded, passages)
+            await asyncio.to_thread(self._write, Prepared(new, embeddings, known))
         return list(added)
 
     def get(self, ids: Sequence[str]) -> list[Chunk]:
@@ -325,9 +325,40 @@ class HybridIndex:
             multi_vector=embeddings.multi_vector if "multi_vector" in has else None,
         )
 
-    def _write(self, chunks: Sequence[Chunk], embeddings: M3Embeddings) -> None:
+    def _checked_slices(
+        self,
+        texts: Iterable[str],
+        ids: Iterable[str] | None,
+        metadatas: Iterable[Metadata | None] | None,
+        added: dict[str, None],
+    ) -> Iterator[list[Chunk]]:
+        """Yield slices of checked chunks, and note their ids in `added`."""
+        for part in text_slices(checked_chunks(texts, ids, metadatas)):
+            check_new(part, added)
+            yield part
+
+    def _split(self, chunks: Sequence[Chunk]) -> tuple[list[Chunk], list[Chunk]]:
+        """Tell chunks whose text must be encoded from those that are stored with it."""
+        known = self.store.unchanged(chunks)
+        return [chunk for chunk in chunks if chunk.id not in known], [chunk for chunk in chunks if chunk.id in known]
+
+    def _encode(self, chunks: Sequence[Chunk]) -> M3Embeddings:
+        passages = [chunk.text for chunk in chunks]
+        return self._with_lexical(self.encoder.encode_passages(passages, heads=self._model_heads()), passages)
+
+    def _prepare(self, chunks: Sequence[Chunk]) -> Prepared:
+        new, known = self._split(chunks)
+        return Prepared(new, self._encode(new) if new else None, known)
+
+    def _write(self, prepared: Prepared) -> int:
+        """Write a slice and return how many chunks it has."""
         with self._writing:
-            self.store.upsert(chunks, embeddings)
+            if prepared.embeddings is not None:
+                self.store.upsert(prepared.new, prepared.embeddings)
+            if prepared.known and (changed := self.store.replace_metadata(prepared.known)):
+                # Another thread replaced or deleted these since they were looked up.
+                self.store.upsert(changed, self._encode(changed))
+        return len(prepared)
 
     def _check_closed(self) -> None:
         if self._closed:
@@ -339,35 +370,13 @@ class HybridIndex:
         if self._warned:
             return
         self._warned = True
-        names = (*_LENGTH_SETTINGS, "backend", "precision")
-        if differing := _differences(self._settings, self._wanted, names):
+        names = (*LENGTHS, "backend", "precision")
+        if differing := differences(self._settings, self._wanted, names):
             warnings.warn(f"the index was made with other settings: {differing}", SettingsWarning, stacklevel=4)
 
     def _check_can_add(self) -> None:
         self._check_closed()
-        if differing := _differences(self._settings, self._wanted, _LENGTH_SETTINGS):
+        if differing := differences(self._settings, self._wanted, LENGTHS):
             raise IndexMismatchError(
                 f"the index was made with other lengths: {differing}. Fix: pass those to M3Encoder.from_pretrained"
             )
-
-
-def _settings_of(encoder: M3Encoder, lexical: Lexical) -> IndexSettings:
-    lengths = encoder.lengths
-    return IndexSettings(
-        fingerprint=encoder.fingerprint,
-        dim=encoder.dim,
-        multi_dim=encoder.multi_dim,
-        vocab_size=encoder.vocab_size,
-        lexical=lexical,
-        max_length=lengths.max_length,
-        overflow=lengths.overflow,
-        window=lengths.window,
-        window_overlap=lengths.window_overlap,
-        backend=encoder.backend,
-        precision=encoder.precision,
-    )
-
-
-def _differences(made_with: IndexSettings, wanted: IndexSettings, names: Sequence[str]) -> str:
-    pairs = [(name, getattr(made_with, name), getattr(wanted, name)) for name in names]
-    return ", ".join(f"{name}={old!r}, now {new!r}" for name, old, new in pairs if old != new)

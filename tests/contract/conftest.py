@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from bgem3.embeddings import M3Embeddings
 from bgem3.encoder import M3Encoder
 from bgem3.hybrid import HybridIndex
 from bgem3.stores.base import Store
 from bgem3.stores.chroma import ChromaStore
 from bgem3.stores.memory import MemoryStore
+from bgem3.types import Chunk
 
 PERSISTENT = {"chroma"}
 
@@ -40,3 +42,14 @@ def make_store(store_name: str, tmp_path: Path) -> Callable[..., Store]:
 def index(make_store: Callable[..., Store], encoder) -> Iterator[HybridIndex]:
     with HybridIndex(encoder, make_store(codec="float32")) as index:
         yield index
+
+
+def stored_heads(store: Store) -> dict[str, tuple[Chunk, M3Embeddings]]:
+    """Return every chunk that a store streams with its heads, by id; each may come once only."""
+    found: dict[str, tuple[Chunk, M3Embeddings]] = {}
+    for chunks, embeddings in store.scan(batch_size=7):
+        assert 0 < len(chunks) <= 7
+        for i, chunk in enumerate(chunks):
+            assert chunk.id not in found
+            found[chunk.id] = chunk, embeddings[[i]]
+    return found

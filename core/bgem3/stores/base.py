@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from bgem3.embeddings import M3Embeddings
@@ -17,10 +17,14 @@ class Store(Protocol):
     `bgem3.stores.local.run_plan`. Every method raises `StoreClosedError` after `close`.
     """
 
-    def open(self, settings: IndexSettings) -> IndexSettings:
+    def open(self, settings: IndexSettings | None = None) -> IndexSettings:
         """Create the collection, or check that it fits; return the settings it was made with.
 
+        Args:
+            settings: What the encoder needs; None: open what is there, whatever encoder made it.
+
         Raises:
+            StoreNotFoundError: `settings` is None and nothing is there.
             IndexMismatchError: fingerprint, lexical weighting or a width differs.
             StoreLockedError, StoreWriteError, StoreCorruptError: the folder cannot be used.
         """
@@ -34,6 +38,18 @@ class Store(Protocol):
         Args:
             chunks: Unique ids; texts and metadata already checked.
             embeddings: All three heads, in the order of `chunks`.
+        """
+
+    def unchanged(self, chunks: Sequence[Chunk]) -> set[str]:
+        """Return the ids of those chunks whose text is stored under their id, undamaged, whatever their metadata."""
+
+    def replace_metadata(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        """Give stored chunks the metadata of `chunks`, whole, and keep their text and vectors.
+
+        Crash-safe as `upsert`.
+
+        Returns:
+            The chunks that were left alone, because another text or none is stored under their id.
         """
 
     def get(self, ids: Sequence[str]) -> list[Chunk]:
@@ -53,6 +69,24 @@ class Store(Protocol):
 
     def search(self, query: M3Embeddings, plan: SearchPlan) -> Hits:
         """Return at most `plan.k` hits for one encoded query, best first; ties by id."""
+
+    def scan(self, batch_size: int = 256) -> Iterator[tuple[list[Chunk], M3Embeddings]]:
+        """Yield every chunk once, with all three heads, in batches; for copies and exports.
+
+        What is added while it runs may be in it or not; what is replaced may come twice, the newer
+        last. A chunk is whole either way.
+
+        Args:
+            batch_size: Chunks at a time; one batch is in memory.
+
+        Yields:
+            At most `batch_size` chunks, and their embeddings in float32 as `upsert` takes them. Token
+            vectors are as far as the store's codec kept them: not of norm 1, and a store with
+            another codec encodes what is left of them. Under BM25 sparse rows are token counts.
+
+        Raises:
+            StoreCorruptError: a chunk is not what was written.
+        """
 
     def close(self) -> None:
         """Give back files, locks and connections. A second call does nothing."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from filelock import FileLock, Timeout
-from scipy.sparse import csr_array
 
 from bgem3.embeddings import M3Embeddings
 from bgem3.errors import (
@@ -21,19 +21,22 @@ from bgem3.errors import (
     StoreCorruptError,
     StoreError,
     StoreLockedError,
+    StoreNotFoundError,
     StoreWriteError,
 )
 from bgem3.index.lexical import LexicalIndex
 from bgem3.index.multi_vector import Codec, get_codec
-from bgem3.index.sidecar import Pending, Sidecar, hash_text
+from bgem3.index.sidecar import Pending, Sidecar, StoredRow, hash_text
 from bgem3.stores.base import check_settings
 from bgem3.stores.chroma_client import ChromaCollection, check_keys
-from bgem3.stores.filters import parse_filter, to_sql
+from bgem3.stores.chroma_search import ChromaSearcher
 from bgem3.stores.local import run_plan
-from bgem3.types import Chunk, FloatArray, Head, Hits, IndexSettings, IntArray, SearchPlan, Where
+from bgem3.types import Chunk, FloatArray, Hits, IndexSettings, IntArray, SearchPlan, Where
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
+
+Result = TypeVar("Result")
 
 # How often a search begins anew because another process changes what it found.
 _ATTEMPTS = 50
@@ -80,14 +83,14 @@ class ChromaStore:
         self._lock = RLock()
         self._opened = self._closed = False
 
-    def open(self, settings: IndexSettings) -> IndexSettings:
+    def open(self, settings: IndexSettings | None = None) -> IndexSettings:
         """See `Store.open`."""
         with self._lock:
             if self._closed:
                 raise StoreClosedError("ChromaStore: closed. Fix: make a new one over the same folder")
             if not self._opened:
                 self._open(settings)
-            check_settings(self._settings, settings)
+            check_settings(self._settings, settings or self._settings)
             return self._settings
 
     def upsert(self, chunks: Sequence[Chunk], embeddings: M3Embeddings) -> None:
@@ -95,14 +98,37 @@ class ChromaStore:
         if not chunks:
             return
         check_keys(chunks)
+        self._check_open()
+        blobs = self._codec.encode(embeddings.multi_vector)
         with self._writing():
-            blobs = self._codec.encode(embeddings.multi_vector)
             stale = self._stale_keys(chunks)
             pending = self._sidecar.begin_upsert(chunks, embeddings, blobs)
             rows = [one.new_row for one in pending if one.new_row is not None]
             self._change(pending, lambda: self._collection.upsert(chunks, rows, embeddings.dense, stale))
-            self._lexical.remove(_old_rows(pending))
-            self._lexical.add(np.array(rows, dtype=np.int64), embeddings.sparse)
+            self._searcher.lexical.remove(_old_rows(pending))
+            self._searcher.lexical.add(np.array(rows, dtype=np.int64), embeddings.sparse)
+
+    def unchanged(self, chunks: Sequence[Chunk]) -> set[str]:
+        """See `Store.unchanged`."""
+        with self._reading():
+            return self._searcher.unchanged(chunks)
+
+    def replace_metadata(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        """See `Store.replace_metadata`."""
+        check_keys(chunks)
+        with self._writing():
+            stored = {one.id: one for one in self._stored(chunks)}
+            known = [c for c in chunks if c.id in stored and stored[c.id].text_hash == hash_text(c.text)]
+            if changed := [chunk for chunk in known if chunk.metadata != stored[chunk.id].metadata]:
+                stale = {chunk.id: list(stored[chunk.id].metadata) for chunk in changed}
+                pending = self._sidecar.begin_replace_metadata(changed)
+                rows = [one.new_row for one in pending if one.new_row is not None]
+                self._change(pending, lambda: self._collection.replace_metadata(changed, rows, stale))
+                new = np.array(rows, dtype=np.int64)
+                self._searcher.lexical.remove(_old_rows(pending))
+                self._searcher.lexical.add(new, self._sidecar.sparse_of(new, self._settings.vocab_size))
+            left = {chunk.id for chunk in known}
+            return [chunk for chunk in chunks if chunk.id not in left]
 
     def get(self, ids: Sequence[str]) -> list[Chunk]:
         """See `Store.get`."""
@@ -122,7 +148,7 @@ class ChromaStore:
     def find(self, where: Where) -> list[str]:
         """See `Store.find`."""
         with self._reading():
-            return self.ids(self.all_rows(self.allowed(where)))
+            return self._searcher.ids(self._searcher.all_rows(self._searcher.allowed(where)))
 
     def delete(self, ids: Sequence[str]) -> int:
         """See `Store.delete`."""
@@ -130,7 +156,7 @@ class ChromaStore:
             pending = self._sidecar.begin_delete(ids)
             if pending:
                 self._change(pending, lambda: self._collection.delete([one.id for one in pending]))
-                self._lexical.remove(_old_rows(pending))
+                self._searcher.lexical.remove(_old_rows(pending))
             return len(pending)
 
     def count(self) -> int:
@@ -140,12 +166,26 @@ class ChromaStore:
 
     def search(self, query: M3Embeddings, plan: SearchPlan) -> Hits:
         """See `Store.search`."""
+        return self._steady(lambda: run_plan(self._searcher, query, plan))
+
+    def scan(self, batch_size: int = 256) -> Iterator[tuple[list[Chunk], M3Embeddings]]:
+        """See `Store.scan`."""
+        row = 0
+        while batch := self._steady(partial(self._scan_after, row, batch_size)):
+            row, chunks, embeddings = batch
+            yield chunks, embeddings
+
+    def _scan_after(self, row: int, n: int) -> tuple[int, list[Chunk], M3Embeddings] | None:
+        rows = self._sidecar.rows_after(row, n)
+        return (int(rows[-1]), *self._searcher.embedded(rows, self._settings.vocab_size)) if len(rows) else None
+
+    def _steady(self, read: Callable[[], Result]) -> Result:
+        """Read one state; again where a process that writes right now may have removed a chunk meanwhile."""
         for attempt in range(_ATTEMPTS):
             try:
                 with self._reading():
-                    return run_plan(self, query, plan)
+                    return read()
             except StoreCorruptError:
-                # A process that writes right now may have removed a chunk from Chroma since the search began.
                 if attempt == _ATTEMPTS - 1 or not self._changed_elsewhere():
                     raise
                 time.sleep(0.02)
@@ -166,92 +206,13 @@ class ChromaStore:
                 self._collection.close()
             self._closed = True
 
-    # The parts of a search; see `Primitives`.
-
-    def allowed(self, where: Where | None) -> IntArray | None:
-        """Return the rows that a filter admits."""
-        return None if where is None else self._sidecar.matching_rows(*to_sql(parse_filter(where)))
-
-    def all_rows(self, allowed: IntArray | None) -> IntArray:
-        """Return every row, or every allowed one."""
-        return self._sidecar.all_rows() if allowed is None else allowed
-
-    def dense_top(self, vector: FloatArray, n: int, allowed: IntArray | None) -> tuple[IntArray, FloatArray]:
-        """Return at most `n` rows and their scores, best first; exact where a filter leaves few."""
-        rows = self._nearest(vector, n) if allowed is None else self._nearest_allowed(vector, n, allowed)
-        scores = self._dense_scores(vector, rows)
-        order = np.lexsort((rows, -scores))[:n]
-        return rows[order], scores[order]
-
-    def sparse_top(self, query: csr_array, n: int, allowed: IntArray | None) -> tuple[IntArray, FloatArray]:
-        """Return at most `n` rows that share a token with the query, and their scores, best first."""
-        return self._lexical.top(query, n, allowed)
-
-    def scores(self, head: Head, query: M3Embeddings, rows: IntArray) -> FloatArray:
-        """Return one head's score of each row, `(n,)` float32."""
-        if head == "dense":
-            return self._dense_scores(query.dense[0], rows)
-        if head == "sparse":
-            return self._lexical.scores(query.sparse, rows)
-        return self._codec.scores(query.multi_vector[0], self._sidecar.multi_vectors(rows))
-
-    def sparse_parts(self, query: csr_array, rows: IntArray) -> list[dict[int, float]]:
-        """Return what each shared token id adds to the sparse score of rows."""
-        return self._lexical.parts(query, rows)
-
-    def token_vectors(self, rows: IntArray) -> list[FloatArray]:
-        """Return the token vectors of rows, as far as the codec kept them."""
-        return [self._codec.decode(blob) for blob in self._sidecar.multi_vectors(rows)]
-
-    def ids(self, rows: IntArray) -> list[str]:
-        """Return the chunk ids of rows, in order."""
-        return [stored.id for stored in self._sidecar.stored(rows)]
-
-    def chunks(self, rows: IntArray) -> list[Chunk]:
-        """Return the chunks of rows, in order.
-
-        Raises:
-            StoreCorruptError: another program changed or removed a chunk in Chroma.
-        """
-        stored = self._sidecar.stored(rows)
-        found = self._collection.get([one.id for one in stored])
-        for one in stored:
-            chunk, pointer = found.get(one.id, (None, None))
-            # Another pointer: a process that writes right now has just replaced the chunk.
-            if chunk is None or (pointer == one.row and hash_text(chunk.text) != one.text_hash):
-                raise StoreCorruptError(
-                    f"collection {self._name!r}: {one.id!r} was {'changed' if chunk else 'removed'} by another "
-                    f"program. Fix: add its text again, or delete(ids=[{one.id!r}])"
-                )
-        return [found[one.id][0] for one in stored]
-
-    def _dense_scores(self, vector: FloatArray, rows: IntArray) -> FloatArray:
-        if not len(rows):
-            return np.empty(0, dtype=np.float32)
-        products: FloatArray = self._sidecar.dense(rows) @ vector
-        return products
-
-    def _nearest(self, vector: FloatArray, n: int) -> IntArray:
-        n = min(n, self._collection.count())
-        ids = self._collection.nearest(vector, n) if n else []
-        rows = self._sidecar.rows_of(ids)
-        return np.array([rows[one] for one in ids if one in rows], dtype=np.int64)
-
-    def _nearest_allowed(self, vector: FloatArray, n: int, allowed: IntArray) -> IntArray:
-        """Ask Chroma for more and more until enough are allowed; compare with all where that is less work."""
-        depth = 2 * n * (1 + self._collection.count() // max(1, len(allowed)))
-        while depth < len(allowed):
-            rows = self._nearest(vector, depth)
-            kept = rows[np.isin(rows, allowed)]
-            if len(kept) >= n:
-                return kept
-            depth *= 4
-        return allowed
-
     def _stale_keys(self, chunks: Sequence[Chunk]) -> dict[str, list[str]]:
         """Return the metadata keys that chunks have now."""
-        rows = np.array(list(self._sidecar.rows_of([chunk.id for chunk in chunks]).values()), dtype=np.int64)
-        return {stored.id: list(stored.metadata) for stored in self._sidecar.stored(rows)}
+        return {stored.id: list(stored.metadata) for stored in self._stored(chunks)}
+
+    def _stored(self, chunks: Sequence[Chunk]) -> list[StoredRow]:
+        rows = self._sidecar.rows_of([chunk.id for chunk in chunks]).values()
+        return self._sidecar.stored(np.array(list(rows), dtype=np.int64))
 
     def _change(self, pending: Sequence[Pending], change: Callable[[], None]) -> None:
         """Change Chroma, then settle; after an error each chunk is wholly changed or wholly as it was."""
@@ -269,22 +230,25 @@ class ChromaStore:
     def _settle(self, pending: Sequence[Pending]) -> None:
         """Ask Chroma what became of chunks whose writing was begun."""
         found = self._collection.get([one.id for one in pending])
-        self._sidecar.settle(pending, {id_: row for id_, (_, row) in found.items() if row is not None})
+        old = {one.id: one.old_row for one in pending}
+        # A chunk without a pointer was adopted and not written since: it is at its old row.
+        pointers = {id_: old[id_] if pointer is None else pointer for id_, (_, pointer) in found.items()}
+        self._sidecar.settle(pending, {id_: row for id_, row in pointers.items() if row is not None})
 
-    def _open(self, settings: IndexSettings) -> None:
+    def _open(self, settings: IndexSettings | None) -> None:
+        stem = self._folder / f"bgem3-{self._name}"
+        path = Path(f"{stem}.sqlite3")
+        if settings is None and not path.exists():
+            raise StoreNotFoundError(f"{path}: not there. Fix: another path or collection, or pass it to HybridIndex")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreWriteError(f"{self._folder}: cannot be made ({error}). Fix: choose a writable path") from error
-        stem = self._folder / f"bgem3-{self._name}"
         self._writer = FileLock(f"{stem}.lock", thread_local=False)
-        self._sidecar = Sidecar(Path(f"{stem}.sqlite3"), codec=self._codec_name)
+        self._sidecar = Sidecar(path, codec=self._codec_name)
         try:
-            if self._sidecar.settings is None:
-                self._sidecar.save_settings(settings)
-            self._settings = self._sidecar.settings or settings
-            check_settings(self._settings, settings)
-            self._codec: Codec = get_codec(self._sidecar.codec, settings.multi_dim)
+            self._settings = self._agree(settings)
+            self._codec: Codec = get_codec(self._sidecar.codec, self._settings.multi_dim)
             self._collection = self._connect()
             self._settle_after_crash()
             self._load()
@@ -292,6 +256,15 @@ class ChromaStore:
             self._sidecar.close()
             raise
         self._opened = True
+
+    def _agree(self, settings: IndexSettings | None) -> IndexSettings:
+        """Return what the index was made with; write it down where it is new."""
+        if self._sidecar.settings is None and settings is not None:
+            self._sidecar.save_settings(settings)
+        if self._sidecar.settings is None:
+            raise StoreNotFoundError(f"{self._sidecar.path}: nothing was stored yet. Fix: pass it to HybridIndex")
+        check_settings(self._sidecar.settings, settings or self._sidecar.settings)
+        return self._sidecar.settings
 
     def _connect(self) -> ChromaCollection:
         collection = ChromaCollection(self._name, self._sidecar.uuid, path=self._path, client=self._client)
@@ -316,9 +289,10 @@ class ChromaStore:
     def _load(self) -> None:
         """Build the lexical index from the sidecar."""
         self._generation = self._sidecar.generation()
-        self._lexical = LexicalIndex(self._settings.lexical)
+        lexical = LexicalIndex(self._settings.lexical)
         for rows, sparse in self._sidecar.sparse(self._settings.vocab_size):
-            self._lexical.add(rows, sparse)
+            lexical.add(rows, sparse)
+        self._searcher = ChromaSearcher(self._sidecar, self._collection, lexical, self._codec)
 
     def _refresh(self) -> None:
         """See what another process committed: Chroma's client keeps stale vectors until it is opened again."""
@@ -329,7 +303,7 @@ class ChromaStore:
     def _reconnect(self) -> None:
         """Open Chroma again: its client keeps vectors that went, and can hang after a disk was full."""
         self._collection.close()
-        self._collection = self._connect()
+        self._collection = self._searcher.collection = self._connect()
 
     def _check_open(self) -> None:
         if self._closed:

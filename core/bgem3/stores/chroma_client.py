@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from bgem3.errors import BGEM3Error, IndexMismatchError, InvalidMetadataError, MissingExtraError, StoreError
 from bgem3.types import Chunk, FloatArray
 
@@ -38,7 +40,7 @@ class ChromaCollection:
     """
 
     def __init__(self, name: str, owner: str, *, path: Path | None, client: ClientAPI | None) -> None:
-        self._name = name
+        self.name = name
         self._owns_client = client is None
         chromadb = _import_chroma()
         with self.errors(StoreError):
@@ -80,6 +82,15 @@ class ChromaCollection:
                 found[id_] = (Chunk(id_, text or "", values), pointer)
         return found
 
+    def dense(self, ids: Sequence[str]) -> dict[str, FloatArray]:
+        """Return the dense vector, `(dim,)` float32, of each chunk that exists, by id."""
+        found: dict[str, FloatArray] = {}
+        for part in self._parts(len(ids)):
+            with self.errors(StoreError):
+                got = self._collection.get(ids=list(ids[part]), include=["embeddings"])
+            found.update(zip(got["ids"], np.asarray(got["embeddings"], dtype=np.float32), strict=True))
+        return found
+
     def upsert(
         self,
         chunks: Sequence[Chunk],
@@ -96,10 +107,7 @@ class ChromaCollection:
             stale_keys: Metadata keys that a chunk has now, by id: Chroma merges metadata, and
                 drops a key that is set to None.
         """
-        metadatas = [
-            {**dict.fromkeys(stale_keys.get(chunk.id, ())), **chunk.metadata, _POINTER: row}
-            for chunk, row in zip(chunks, rows, strict=True)
-        ]
+        metadatas = _metadatas(chunks, rows, stale_keys)
         for part in self._parts(len(chunks)):
             self._collection.upsert(
                 ids=[chunk.id for chunk in chunks[part]],
@@ -107,6 +115,15 @@ class ChromaCollection:
                 metadatas=cast(Any, metadatas[part]),
                 embeddings=cast(Any, dense[part]),
             )
+
+    def replace_metadata(
+        self, chunks: Sequence[Chunk], rows: Sequence[int], stale_keys: Mapping[str, Sequence[str]]
+    ) -> None:
+        """Give chunks other metadata and point them at other rows; arguments as for `upsert`."""
+        metadatas = _metadatas(chunks, rows, stale_keys)
+        for part in self._parts(len(chunks)):
+            ids = [chunk.id for chunk in chunks[part]]
+            self._collection.update(ids=ids, metadatas=cast(Any, metadatas[part]))
 
     def delete(self, ids: Sequence[str]) -> None:
         """Delete chunks."""
@@ -126,10 +143,19 @@ class ChromaCollection:
         except BGEM3Error:
             raise
         except Exception as error:  # chromadb raises its own, ValueError, httpx's and Rust's, with no common base
-            raise kind(f"collection {self._name!r}: Chroma refused ({type(error).__name__}: {error})") from error
+            raise kind(f"collection {self.name!r}: Chroma refused ({type(error).__name__}: {error})") from error
 
     def _parts(self, n: int) -> Iterator[slice]:
         return (slice(start, start + self._batch) for start in range(0, n, self._batch))
+
+
+def _metadatas(
+    chunks: Sequence[Chunk], rows: Sequence[int], stale_keys: Mapping[str, Sequence[str]]
+) -> list[dict[str, object]]:
+    return [
+        {**dict.fromkeys(stale_keys.get(chunk.id, ())), **chunk.metadata, _POINTER: row}
+        for chunk, row in zip(chunks, rows, strict=True)
+    ]
 
 
 def check_keys(chunks: Sequence[Chunk]) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from threading import RLock
 
 import numpy as np
 from scipy.sparse import csr_array, vstack
 
 from bgem3.embeddings import M3Embeddings, MultiVectors
-from bgem3.errors import StoreClosedError
+from bgem3.errors import StoreClosedError, StoreNotFoundError
 from bgem3.index.lexical import LexicalIndex
 from bgem3.index.multi_vector import get_codec
+from bgem3.intake import slices
 from bgem3.stores.base import check_settings
 from bgem3.stores.filters import matches, parse_filter
 from bgem3.stores.local import run_plan
@@ -46,15 +47,17 @@ class MemoryStore:
         self._lock = RLock()
         self._reset()
 
-    def open(self, settings: IndexSettings) -> IndexSettings:
+    def open(self, settings: IndexSettings | None = None) -> IndexSettings:
         """See `Store.open`."""
         with self._lock:
             self._check_open()
             if self._settings is None:
+                if settings is None:
+                    raise StoreNotFoundError("MemoryStore: new, so it holds nothing. Fix: pass it to HybridIndex first")
                 self._settings = settings
                 self._codec = get_codec(self._codec.name, settings.multi_dim)
                 self._reset()
-            check_settings(self._settings, settings)
+            check_settings(self._settings, settings or self._settings)
             return self._settings
 
     def upsert(self, chunks: Sequence[Chunk], embeddings: M3Embeddings) -> None:
@@ -68,6 +71,21 @@ class MemoryStore:
             self._remove([chunk.id for chunk in chunks])
             self._append(rows, embeddings.dense, embeddings.sparse)
             self._clear_out()
+
+    def unchanged(self, chunks: Sequence[Chunk]) -> set[str]:
+        """See `Store.unchanged`."""
+        with self._lock:
+            self._check_open()
+            return {chunk.id for chunk in chunks if self._holds(chunk)}
+
+    def replace_metadata(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        """See `Store.replace_metadata`."""
+        with self._lock:
+            self._check_open()
+            for chunk in filter(self._holds, chunks):
+                row = self._by_id[chunk.id]
+                self._rows[row] = replace(self._rows[row], chunk=chunk)
+            return [chunk for chunk in chunks if not self._holds(chunk)]
 
     def get(self, ids: Sequence[str]) -> list[Chunk]:
         """See `Store.get`."""
@@ -108,19 +126,38 @@ class MemoryStore:
             self._check_open()
             return run_plan(self, query, plan)
 
+    def scan(self, batch_size: int = 256) -> Iterator[tuple[list[Chunk], M3Embeddings]]:
+        """See `Store.scan`."""
+        with self._lock:
+            self._check_open()
+            ids = list(self._by_id)
+        for part in slices(ids, batch_size):
+            with self._lock:
+                self._check_open()
+                numbers = [self._by_id[one] for one in part if one in self._by_id]
+                batch = self._embedded(numbers)
+            if numbers:
+                yield batch
+
     def export(self) -> tuple[list[Chunk], M3Embeddings]:
         """Return every chunk and its heads, in the order added; token vectors as the codec kept them."""
         with self._lock:
             self._check_open()
-            numbers = self.all_rows(None)
-            rows = [self._rows[number] for number in numbers.tolist()]
-            width, dim = (self._settings.vocab_size, self._settings.multi_dim) if self._settings else (0, 0)
-            sparse = [row.sparse for row in rows] or [csr_array(np.empty((0, width), dtype=np.float32))]
-            return [row.chunk for row in rows], M3Embeddings(
-                dense=self._dense[numbers],
-                sparse=vstack(sparse, format="csr"),
-                multi_vector=MultiVectors.from_list([self._codec.decode(row.tokens) for row in rows], dim),
-            )
+            return self._embedded(self.all_rows(None).tolist())
+
+    def _embedded(self, numbers: Sequence[int]) -> tuple[list[Chunk], M3Embeddings]:
+        rows = [self._rows[number] for number in numbers]
+        width, dim = (self._settings.vocab_size, self._settings.multi_dim) if self._settings else (0, 0)
+        sparse = [row.sparse for row in rows] or [csr_array(np.empty((0, width), dtype=np.float32))]
+        return [row.chunk for row in rows], M3Embeddings(
+            dense=self._dense[np.array(numbers, dtype=np.int64)],
+            sparse=vstack(sparse, format="csr"),
+            multi_vector=MultiVectors.from_list([self._codec.decode(row.tokens) for row in rows], dim),
+        )
+
+    def _holds(self, chunk: Chunk) -> bool:
+        row = self._by_id.get(chunk.id)
+        return row is not None and self._rows[row].chunk.text == chunk.text
 
     def close(self) -> None:
         """Let everything go. A second call does nothing."""

@@ -83,7 +83,7 @@ def test_every_method_refuses_after_close(store):
     store.close()
     one = random_embeddings(1)
     calls = [
-        store.count, store.export, lambda: store.get(["1"]), lambda: store.find({"n": 1}), lambda: store.delete(["1"]),
+        store.count, store.export, lambda: list(store.scan()), lambda: store.get(["1"]), lambda: store.find({"n": 1}), lambda: store.delete(["1"]),
         lambda: store.upsert(chunks(range(1)), one), lambda: store.search(one, SearchPlan()),
         lambda: store.open(SETTINGS),
     ]  # fmt: skip

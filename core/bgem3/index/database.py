@@ -1,0 +1,130 @@
+"""An SQLite file whose errors are ours, with one writer at a time."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bgem3.errors import StoreCorruptError, StoreError, StoreLockedError, StoreWriteError
+
+# Values bound to one statement; SQLite allows 32,766.
+_BINDS = 10_000
+_REFUSED = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR}
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+class Database:
+    """One file in write-ahead mode, each transaction synced to disk. Not thread-safe.
+
+    Args:
+        path: The file; made when it is not there.
+        schema: Statements, joined by `;`, that a new file begins with.
+        rows: First rows of the `meta` table that the schema makes, `(key, value)`.
+
+    Raises:
+        StoreCorruptError: the file is damaged or no SQLite file.
+        StoreWriteError: the folder refuses a write.
+        StoreLockedError: another process holds the file for longer than 30 seconds.
+    """
+
+    def __init__(self, path: Path, schema: str, rows: Sequence[tuple[str, str]]) -> None:
+        self.path = path
+        with self.errors():
+            self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
+            try:
+                self._connection.create_function("casefold", 1, str.casefold, deterministic=True)
+                self._connection.execute("PRAGMA synchronous=FULL")
+                if self._is_empty():
+                    self._create(schema, rows)
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def _is_empty(self) -> bool:
+        return not self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+
+    def _create(self, schema: str, rows: Sequence[tuple[str, str]]) -> None:
+        self._connection.execute("PRAGMA journal_mode=WAL")
+        with self.transaction():
+            if not self._is_empty():  # another process was quicker
+                return
+            for statement in filter(str.strip, schema.split(";")):
+                self._connection.execute(statement)
+            self._connection.executemany("INSERT INTO meta VALUES (?, ?)", rows)
+
+    def run(self, sql: str, values: Sequence[object] = ()) -> int:
+        """Execute one statement and return the rowid it inserted last."""
+        with self.errors():
+            return int(self._connection.execute(sql, values).lastrowid or 0)
+
+    def run_many(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
+        """Execute one statement for each row of values."""
+        with self.errors():
+            self._connection.executemany(sql, rows)
+
+    def select(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Return all rows of a query."""
+        with self.errors():
+            return self._connection.execute(sql, values).fetchall()
+
+    def value(self, sql: str, values: Sequence[object] = ()) -> Any:
+        """Return the first value of a query that gives a row."""
+        return self.select(sql, values)[0][0]
+
+    def select_in(self, sql: str, values: Sequence[object]) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a query that ends before an `IN`, for any number of values."""
+        for start in range(0, len(values), _BINDS):
+            part = values[start : start + _BINDS]
+            yield from self.select(f"{sql} IN ({', '.join('?' * len(part))})", part)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit what happens within, whole and on disk, or nothing of it."""
+        self.run("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.run("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self.run("ROLLBACK")
+            raise
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Read one state of the file within, whatever another process commits meanwhile."""
+        self.run("BEGIN")
+        try:
+            yield
+        finally:
+            self.run("ROLLBACK")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def corrupt(self, reason: object) -> StoreCorruptError:
+        """Return the error for a file that cannot be read."""
+        return StoreCorruptError(
+            f"{self.path}: damaged, or not a sidecar ({reason}). Fix: bgem3 repair {self.path.parent}, or restore a backup"
+        )
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn SQLite's errors into ours."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._translated(error) from error
+
+    def _translated(self, error: sqlite3.Error) -> StoreError:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the bits above tell kinds of one code apart
+        if code in _REFUSED:
+            return StoreWriteError(
+                f"{self.path}: {error}. Nothing was changed. Fix: make the folder writable, or free disk space"
+            )
+        if code in _BUSY:
+            return StoreLockedError(f"{self.path}: {error}. Fix: close the process that holds the file")
+        return self.corrupt(error)

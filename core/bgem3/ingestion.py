@@ -1,0 +1,75 @@
+"""Slices of chunks on their way into a store: one is written while the next is encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from bgem3.embeddings import M3Embeddings
+from bgem3.types import Chunk
+
+Item = TypeVar("Item")
+Ready = TypeVar("Ready")
+Done = TypeVar("Done")
+
+# What is encoded and written at a time, in texts and in characters, of which a token has one or more.
+# Token vectors take 4 kB a token at width 1,024, so a slice holds at most 0.5 GB, as a rule 0.15.
+SLICE_TEXTS, SLICE_CHARACTERS = 256, 131_072
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A slice ready to be written.
+
+    Attributes:
+        new: Chunks whose text must be stored.
+        embeddings: All heads of them; None where there are none.
+        known: Chunks whose text is stored already, perhaps with other metadata.
+    """
+
+    new: list[Chunk]
+    embeddings: M3Embeddings | None
+    known: list[Chunk]
+
+    def __len__(self) -> int:
+        return len(self.new) + len(self.known)
+
+
+def text_slices(chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
+    """Cut chunks into slices of bounded size; a text that is larger alone gets its own."""
+    part: list[Chunk] = []
+    held = 0
+    for chunk in chunks:
+        if part and (len(part) == SLICE_TEXTS or held + len(chunk.text) > SLICE_CHARACTERS):
+            yield part
+            part, held = [], 0
+        part.append(chunk)
+        held += len(chunk.text)
+    if part:
+        yield part
+
+
+def overlapped(
+    items: Iterable[Item], prepare: Callable[[Item], Ready], write: Callable[[Ready], Done]
+) -> Iterator[Done]:
+    """Prepare each item while the one before is written in a thread; yield what was written, in order.
+
+    At most two items are in memory, and one more is being read. An error in an item stops the rest;
+    what came before it is written first, and an error in that is the one raised.
+    """
+    running: Future[Done] | None = None
+    with ThreadPoolExecutor(1, "bgem3-write") as pool:
+        try:
+            for item in items:
+                ready = prepare(item)
+                if running is not None:
+                    yield running.result()
+                running = pool.submit(write, ready)
+        except BaseException:
+            if running is not None:
+                running.result()
+            raise
+        if running is not None:
+            yield running.result()

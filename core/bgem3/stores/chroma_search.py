@@ -1,0 +1,137 @@
+"""The parts of a search over Chroma and its sidecar; see `bgem3.stores.local.Primitives`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from bgem3.embeddings import M3Embeddings, MultiVectors
+from bgem3.errors import StoreCorruptError
+from bgem3.index.lexical import LexicalIndex
+from bgem3.index.multi_vector import Codec
+from bgem3.index.sidecar import Sidecar, hash_text
+from bgem3.stores.chroma_client import ChromaCollection
+from bgem3.stores.filters import parse_filter, to_sql
+from bgem3.types import Chunk, FloatArray, Head, IntArray, Where
+
+
+@dataclass(slots=True, eq=False)
+class ChromaSearcher:
+    """One state of a collection, its sidecar and its lexical index. Not thread-safe: the store holds a lock."""
+
+    sidecar: Sidecar
+    collection: ChromaCollection
+    lexical: LexicalIndex
+    codec: Codec
+
+    def allowed(self, where: Where | None) -> IntArray | None:
+        """Return the rows that a filter admits."""
+        return None if where is None else self.sidecar.matching_rows(*to_sql(parse_filter(where)))
+
+    def all_rows(self, allowed: IntArray | None) -> IntArray:
+        """Return every row, or every allowed one."""
+        return self.sidecar.all_rows() if allowed is None else allowed
+
+    def dense_top(self, vector: FloatArray, n: int, allowed: IntArray | None) -> tuple[IntArray, FloatArray]:
+        """Return at most `n` rows and their scores, best first; exact where a filter leaves few."""
+        rows = self._nearest(vector, n) if allowed is None else self._nearest_allowed(vector, n, allowed)
+        scores = self._dense_scores(vector, rows)
+        order = np.lexsort((rows, -scores))[:n]
+        return rows[order], scores[order]
+
+    def sparse_top(self, query: csr_array, n: int, allowed: IntArray | None) -> tuple[IntArray, FloatArray]:
+        """Return at most `n` rows that share a token with the query, and their scores, best first."""
+        return self.lexical.top(query, n, allowed)
+
+    def scores(self, head: Head, query: M3Embeddings, rows: IntArray) -> FloatArray:
+        """Return one head's score of each row, `(n,)` float32."""
+        if head == "dense":
+            return self._dense_scores(query.dense[0], rows)
+        if head == "sparse":
+            return self.lexical.scores(query.sparse, rows)
+        return self.codec.scores(query.multi_vector[0], self.sidecar.multi_vectors(rows))
+
+    def sparse_parts(self, query: csr_array, rows: IntArray) -> list[dict[int, float]]:
+        """Return what each shared token id adds to the sparse score of rows."""
+        return self.lexical.parts(query, rows)
+
+    def token_vectors(self, rows: IntArray) -> list[FloatArray]:
+        """Return the token vectors of rows, as far as the codec kept them."""
+        return [self.codec.decode(blob) for blob in self.sidecar.multi_vectors(rows)]
+
+    def ids(self, rows: IntArray) -> list[str]:
+        """Return the chunk ids of rows, in order."""
+        return [stored.id for stored in self.sidecar.stored(rows)]
+
+    def chunks(self, rows: IntArray) -> list[Chunk]:
+        """Return the chunks of rows, in order.
+
+        Raises:
+            StoreCorruptError: another program changed or removed a chunk in Chroma.
+        """
+        stored = self.sidecar.stored(rows)
+        found = self.collection.get([one.id for one in stored])
+        for one in stored:
+            chunk, pointer = found.get(one.id, (None, None))
+            # Another pointer: a process that writes right now has just replaced the chunk. None: an adopted chunk.
+            if chunk is None or (pointer in (one.row, None) and hash_text(chunk.text) != one.text_hash):
+                raise StoreCorruptError(
+                    f"collection {self.collection.name!r}: {one.id!r} was {'changed' if chunk else 'removed'} by another "
+                    f"program. Fix: add its text again, or delete(ids=[{one.id!r}])"
+                )
+        return [found[one.id][0] for one in stored]
+
+    def embedded(self, rows: IntArray, vocab_size: int) -> tuple[list[Chunk], M3Embeddings]:
+        """Return the chunks of rows with all three heads, in order; token vectors as the codec kept them.
+
+        Raises:
+            StoreCorruptError: a chunk or a row is not what was written.
+        """
+        chunks = self.chunks(rows)
+        dense = self.collection.dense([chunk.id for chunk in chunks])
+        return chunks, M3Embeddings(
+            dense=np.array([dense[chunk.id] for chunk in chunks], dtype=np.float32),
+            sparse=self.sidecar.sparse_of(rows, vocab_size),
+            multi_vector=MultiVectors.from_list(self.token_vectors(rows)),
+        )
+
+    def unchanged(self, chunks: Sequence[Chunk]) -> set[str]:
+        """Return the ids of the chunks whose text is stored, with a whole row, and in Chroma what it should be."""
+        hashes = {chunk.id: hash_text(chunk.text) for chunk in chunks}
+        rows = np.array(list(self.sidecar.rows_of(list(hashes)).values()), dtype=np.int64)
+        same = [one for one in self.sidecar.stored(rows) if hashes[one.id] == one.text_hash]
+        whole = set(self.sidecar.whole(np.array([one.row for one in same], dtype=np.int64)))
+        found = self.collection.get([one.id for one in same if one.row in whole])
+        return {
+            one.id
+            for one in same
+            if one.id in found
+            and found[one.id][1] in (one.row, None)
+            and hash_text(found[one.id][0].text) == one.text_hash
+        }
+
+    def _dense_scores(self, vector: FloatArray, rows: IntArray) -> FloatArray:
+        if not len(rows):
+            return np.empty(0, dtype=np.float32)
+        products: FloatArray = self.sidecar.dense(rows) @ vector
+        return products
+
+    def _nearest(self, vector: FloatArray, n: int) -> IntArray:
+        n = min(n, self.collection.count())
+        ids = self.collection.nearest(vector, n) if n else []
+        rows = self.sidecar.rows_of(ids)
+        return np.array([rows[one] for one in ids if one in rows], dtype=np.int64)
+
+    def _nearest_allowed(self, vector: FloatArray, n: int, allowed: IntArray) -> IntArray:
+        """Ask Chroma for more and more until enough are allowed; compare with all where that is less work."""
+        depth = 2 * n * (1 + self.collection.count() // max(1, len(allowed)))
+        while depth < len(allowed):
+            rows = self._nearest(vector, depth)
+            kept = rows[np.isin(rows, allowed)]
+            if len(kept) >= n:
+                return kept
+            depth *= 4
+        return allowed
