@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from pathlib import Path
 from threading import Lock
 
 from bgem3.hybrid import HybridIndex
 from bgem3.stores.base import Store
-from bgem3.stores.chroma import ChromaStore
 from bgem3.stores.memory import MemoryStore
+from bgem3.stores.opening import collection_names, open_store
 from bgem3_server.engine import Engine
 from bgem3_server.problems import ApiError, over_limit
 
@@ -88,9 +87,9 @@ class Collections:
             raise over_limit(422, "max_collections", self._limit, count + 1, "collections")
 
     def _store(self, name: str) -> Store:
-        return MemoryStore() if self._db is None else ChromaStore(self._db, collection=name)
+        return MemoryStore() if self._db is None else open_store(self._db, name)
 
     def _names(self) -> list[str]:
         if self._db is None:
             return sorted(self._open)
-        return sorted(path.stem.removeprefix("bgem3-") for path in Path(self._db).glob("bgem3-*.sqlite3"))
+        return collection_names(self._db)

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 # Command -> the module that holds the function of that name (a hyphen becomes an underscore).
 COMMANDS: dict[str, str] = {
+    "encode": "bgem3.cli.texts",
+    "compare": "bgem3.cli.texts",
+    "index": "bgem3.cli.collections",
+    "search": "bgem3.cli.collections",
+    "chat": "bgem3.cli.chat",
     "serve": "bgem3.cli.serve",
+    "doctor": "bgem3.cli.doctor",
 }
 
 BAD_INPUT, FAILED = 2, 1

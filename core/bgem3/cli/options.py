@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
+
+from bgem3.cli.output import is_terminal
+from bgem3.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from bgem3.encoder import M3Encoder
+    from bgem3.hybrid import HybridIndex
 
 ModelOption: TypeAlias = Annotated[str, typer.Option("--model", envvar="BGEM3_MODEL", help="A folder or a hub id.")]
 BackendOption: TypeAlias = Annotated[str, typer.Option("--backend", help="What runs the model: auto, onnx, torch, ...")]
@@ -12,3 +19,26 @@ PrecisionOption: TypeAlias = Annotated[str, typer.Option("--precision", help="au
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Write JSON for scripts.")]
 DbOption: TypeAlias = Annotated[str, typer.Option("--db", envvar="BGEM3_DB", help="Folder of the collections.")]
 CollectionOption: TypeAlias = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
+
+
+def load_encoder(model: str, backend: str = "auto", precision: str = "auto") -> M3Encoder:
+    """Load the model that the options name, with a progress bar on a terminal."""
+    from bgem3.encoder import M3Encoder
+
+    return M3Encoder.from_pretrained(model, backend=backend, precision=precision, show_progress=is_terminal())
+
+
+def open_index(db: str, collection: str, model: str, backend: str, precision: str, *, create: bool) -> HybridIndex:
+    """Open a collection of a database.
+
+    Raises:
+        InvalidInputError: it is not there, and `create` is false.
+        StoreError: it cannot be opened, or was made with another model.
+    """
+    from bgem3.hybrid import HybridIndex
+    from bgem3.stores.opening import collection_names, open_store
+
+    if not create and collection not in (names := collection_names(db)):
+        there = f"there are {', '.join(names)}" if names else "there is none"
+        raise InvalidInputError(f"{db}: no collection {collection!r}, {there}. Fix: bgem3 index FILES --db {db}")
+    return HybridIndex(load_encoder(model, backend, precision), open_store(db, collection))

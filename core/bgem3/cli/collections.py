@@ -1,0 +1,157 @@
+"""`bgem3 index` and `bgem3 search`: files into a collection, hits out of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from bgem3.cli.options import (
+    BackendOption,
+    CollectionOption,
+    DbOption,
+    JsonOption,
+    ModelOption,
+    PrecisionOption,
+    open_index,
+)
+from bgem3.cli.output import HEAD_NAMES, console, hit_view, is_terminal, shortened, table, write_json
+from bgem3.errors import InvalidInputError
+from bgem3.intake import slices
+from bgem3.types import HEADS, MODES, STRATEGIES, Hits, Weights
+
+if TYPE_CHECKING:
+    from bgem3.reading import Passage
+
+# Passages added in one call.
+_SLICE = 1024
+
+
+def index(
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Files or folders; - is JSON Lines on standard input.")
+    ] = None,
+    *,
+    db: DbOption = "./db",
+    collection: CollectionOption = "bgem3",
+    size: Annotated[int, typer.Option(min=100, help="Characters of a passage, about.")] = 1200,
+    model: ModelOption = "BAAI/bge-m3",
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Add txt, md, pdf, csv and jsonl files to a collection, in passages.
+
+    A file that is added again replaces its passages. A csv needs a column, jsonl a field named text (or content,
+    page_content, document, passage, body); the other fields become metadata.
+    """
+    passages = _passages(paths or [Path("-")], size)
+    added = 0
+    with open_index(db, collection, model, backend, precision, create=True) as opened:
+        for part in slices(passages, _SLICE):
+            opened.add(
+                [one.text for one in part],
+                ids=[one.id for one in part],
+                metadatas=[one.metadata for one in part],
+                show_progress=is_terminal(),
+            )
+            added += len(part)
+        count = opened.count()
+    if as_json:
+        write_json({"added": added, "count": count, "db": db, "collection": collection})
+    else:
+        console().print(f"{added} passages added, {count} in collection {collection!r} of {db}", markup=False)
+
+
+def search(
+    query: Annotated[str, typer.Argument(help="A question or a few words; - reads it from standard input.")],
+    *,
+    db: DbOption = "./db",
+    collection: CollectionOption = "bgem3",
+    k: Annotated[int, typer.Option("-k", min=1, help="Results.")] = 5,
+    mode: Annotated[str, typer.Option(help=", ".join(MODES))] = "hybrid",
+    strategy: Annotated[str, typer.Option(help=", ".join(STRATEGIES))] = "union",
+    weights: Annotated[str | None, typer.Option(help="Dense, sparse and multi-vector weight, e.g. 1,0.3,1.")] = None,
+    where: Annotated[str | None, typer.Option(help="""Metadata filter as JSON, e.g. '{"lang": "zh"}'.""")] = None,
+    model: ModelOption = "BAAI/bge-m3",
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Search a collection by meaning, words and details."""
+    options: dict[str, Any] = {"k": k, "mode": mode, "strategy": strategy, "where": _where(where)}
+    options["weights"] = _weights(weights)
+    query = sys.stdin.read().strip() if query == "-" else query
+    with open_index(db, collection, model, backend, precision, create=False) as opened:
+        hits = opened.search(query, **options)
+    if as_json:
+        write_json({"query": query, "hits": [hit_view(hit) for hit in hits]})
+    else:
+        show_hits(hits)
+
+
+def show_hits(hits: Hits) -> None:
+    """Print a table of hits with the score of each head."""
+    shown = table("", "text", "score", *HEAD_NAMES.values(), text=["text"])
+    for rank, hit in enumerate(hits, start=1):
+        scores = [f"{hit.scores[head]:.2f}" if head in hit.scores else "" for head in HEADS]
+        shown.add_row(str(rank), escape(f"{shortened(hit.text, 160)}\n{hit.id}"), f"{hit.score:.3f}", *scores)
+    console().print(shown if hits else "nothing found")
+
+
+def _passages(paths: Sequence[Path], size: int) -> Iterator[Passage]:
+    from bgem3.reading import read_passages
+
+    for path, name in _files(paths):
+        content = sys.stdin.buffer.read() if path == Path("-") else _content(path)
+        yield from read_passages(name, content, size=size)
+
+
+def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """Yield each file with the name its passages carry: relative to the folder that was given."""
+    from bgem3.reading import READERS
+
+    for path in paths:
+        if path == Path("-"):
+            yield path, "stdin.jsonl"
+        elif path.is_dir():
+            found = [one for one in sorted(path.rglob("*")) if one.is_file() and one.suffix.lower()[1:] in READERS]
+            if not found:
+                raise InvalidInputError(f"{path}: no {', '.join(sorted(READERS))} file in it")
+            yield from ((one, one.relative_to(path).as_posix()) for one in found)
+        else:
+            yield path, path.name
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _where(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise InvalidInputError(f'--where: not JSON ({error}). Fix: --where \'{{"lang": "zh"}}\'') from error
+    if not isinstance(found, dict):
+        raise InvalidInputError(f'--where: expected an object, got {text}. Fix: --where \'{{"lang": "zh"}}\'')
+    return found
+
+
+def _weights(text: str | None) -> Weights | None:
+    if text is None:
+        return None
+    try:
+        dense, sparse, multi_vector = map(float, text.split(","))
+    except ValueError as error:
+        raise InvalidInputError(f"--weights: got {text!r}, expected three numbers, e.g. 1,0.3,1") from error
+    return Weights(dense, sparse, multi_vector)

@@ -1,0 +1,69 @@
+"""How commands write: tables for people, JSON for scripts, errors and progress on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from bgem3.types import Hit
+
+HEAD_NAMES = {"dense": "dense", "sparse": "sparse", "multi_vector": "multi-vector"}
+
+
+def console() -> Console:
+    """Return a console on standard output; plain text where that is no terminal."""
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def table(*columns: str, text: Sequence[str] = ()) -> Table:
+    """Return a table without lines; columns in `text` are left-aligned and may wrap."""
+    made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in columns:
+        wraps = name in text
+        made.add_column(name, justify="left" if wraps else "right", no_wrap=not wraps, ratio=1 if wraps else None)
+    return made
+
+
+def write_json(value: Any) -> None:
+    """Write one JSON document."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def write_json_line(value: Any) -> None:
+    """Write one line of JSON."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def hit_view(hit: Hit) -> dict[str, Any]:
+    """Return a hit as JSON shows it."""
+    return {
+        "id": hit.id,
+        "text": hit.text,
+        "metadata": dict(hit.metadata),
+        "score": hit.score,
+        "scores": dict(hit.scores),
+    }
+
+
+def is_terminal() -> bool:
+    """Whether a person watches: progress bars are drawn only there."""
+    return sys.stderr.isatty()
+
+
+def shortened(text: str, length: int = 60) -> str:
+    """Return a text on one line, cut with an ellipsis."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else f"{line[: length - 1]}…"
+
+
+def read_texts(texts: Sequence[str] | None) -> list[str]:
+    """Return the texts of the command line, or the lines of standard input where there are none."""
+    if texts and list(texts) != ["-"]:
+        return list(texts)
+    return [line.rstrip("\n") for line in sys.stdin]

@@ -1,0 +1,36 @@
+"""`bgem3 doctor`: true about this environment."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+
+from typer.testing import CliRunner
+
+from bgem3 import M3Encoder
+from bgem3.cli.main import make_app
+
+
+def doctor(*arguments: str) -> str:
+    return CliRunner().invoke(make_app(), ["doctor", *arguments]).stdout
+
+
+def test_what_it_says_is_so(checkpoint):
+    facts = json.loads(doctor("--model", str(checkpoint), "--json"))
+    encoder = M3Encoder.from_pretrained(checkpoint)
+    assert facts["packages"]["chromadb"] == version("chromadb")
+    assert facts["model"]["here"]
+    assert facts["model"]["fingerprint"] == encoder.fingerprint
+    assert facts["processor"]["cores"] >= 1
+
+
+def test_a_model_that_is_not_downloaded(tmp_path):
+    facts = json.loads(doctor("--model", "BAAI/bge-m3", "--json"))
+    assert facts["model"]["here"] is False
+    assert "allows no download" in facts["model"]["why"]
+
+
+def test_for_people(checkpoint):
+    shown = doctor("--model", str(checkpoint))
+    assert "would run on onnx" in shown
+    assert "onnxruntime" in shown
