@@ -7,6 +7,7 @@ BGEM3Error
 │   ├── InvalidFilterError                 a `where` that does not follow the grammar
 │   ├── InvalidMetadataError               metadata a store cannot keep
 │   ├── DuplicateIdError                   one id twice in a call
+│   ├── DatasetError                       a file of a labelled set is missing or damaged
 │   └── HeadNotEncodedError                a head that `encode` was not asked for
 ├── MissingExtraError (ImportError)        an optional part is not installed
 ├── CheckpointError                        a model folder or repository cannot be used
@@ -28,6 +29,8 @@ BGEM3Warning (UserWarning)
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 
 class BGEM3Error(Exception):
@@ -56,6 +59,13 @@ class InvalidMetadataError(InvalidInputError):
 
 class DuplicateIdError(InvalidInputError):
     """The same id stands twice in one call."""
+
+
+class DatasetError(InvalidInputError):
+    """A file of a labelled set is missing or damaged; the message names the file and, from 1, the line."""
+
+    def __init__(self, path: Path, line: int, problem: str) -> None:
+        super().__init__(f"{path}, line {line}: {problem}" if line else f"{path}: {problem}")
 
 
 class HeadNotEncodedError(InvalidInputError):

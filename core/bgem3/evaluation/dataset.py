@@ -1,0 +1,162 @@
+"""A labelled retrieval set on disk, in the layout of BEIR and MTEB."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bgem3.errors import DatasetError, InvalidInputError
+from bgem3.evaluation.lines import find, read_lines, read_objects
+
+Qrels = Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """Passages, questions, and which passage answers which question.
+
+    The passages stay on disk: only their ids are held. Make one with `read`.
+
+    Attributes:
+        name: The folder's name.
+        n_passages: Passages in the corpus, all of them one pool.
+        queries: Text of each question that has a relevant passage, by id, in file order.
+        qrels: Relevance > 0 of passages, by query id and passage id.
+    """
+
+    name: str
+    corpus: Path
+    titles: bool
+    n_passages: int
+    queries: Mapping[str, str]
+    qrels: Qrels
+
+    @classmethod
+    def read(cls, folder: str | Path, *, qrels: str | None = None, titles: bool = True) -> Dataset:
+        """Read and check a folder with `corpus.jsonl`, `queries.jsonl` and `qrels.tsv` (or `qrels/test.tsv`).
+
+        Lines of the first two are `{"_id": ..., "text": ..., "title": ...}` (`id` does too), those of
+        the third query id, passage id and a whole number, apart by tabs; a header is skipped. Each
+        file may be compressed (`.gz`, `.xz`).
+
+        Args:
+            folder: Where the files are.
+            qrels: Name of the judgements' file within the folder; None: the usual names.
+            titles: Put a passage's title before its text, as BEIR and MTEB do.
+
+        Raises:
+            DatasetError: a file is missing, or a line of it is wrong: not JSON, no text, a duplicate
+                or unknown id, an empty question. Names file and line.
+        """
+        root = Path(folder)
+        if not root.is_dir():
+            raise DatasetError(root, 0, "no such folder. Fix: pass a BEIR-style folder")
+        corpus = find(root, ("corpus.jsonl",))
+        passages = {id_ for id_, _ in _passages(corpus, titles)}
+        queries = _read_queries(find(root, ("queries.jsonl",)))
+        named = (qrels.removesuffix(".gz").removesuffix(".xz"),) if qrels else ("qrels.tsv", "qrels/test.tsv")
+        judged = _read_qrels(find(root, named), queries, passages)
+        return cls(
+            name=root.resolve().name,
+            corpus=corpus,
+            titles=titles,
+            n_passages=len(passages),
+            queries={id_: text for id_, text in queries.items() if id_ in judged},
+            qrels=judged,
+        )
+
+    def passages(self) -> Iterator[tuple[str, str]]:
+        """Yield id and text of each passage, in file order, without holding the corpus in memory."""
+        return _passages(self.corpus, self.titles)
+
+    def sample(self, n: int | None, *, seed: int = 0) -> Dataset:
+        """Return the set with `n` random questions, the same ones for a seed; all where there are fewer or n is None.
+
+        Raises:
+            InvalidInputError: `n` below 1.
+        """
+        if n is not None and n < 1:
+            raise InvalidInputError(f"queries: expected a number >= 1, got {n}")
+        if n is None or n >= len(self.queries):
+            return self
+        return self.only(random.Random(seed).sample(sorted(self.queries), n))
+
+    def only(self, query_ids: list[str]) -> Dataset:
+        """Return the set with these questions, over the same passages."""
+        return replace(
+            self,
+            queries={one: self.queries[one] for one in query_ids},
+            qrels={one: self.qrels[one] for one in query_ids},
+        )
+
+
+def _passages(path: Path, titles: bool) -> Iterator[tuple[str, str]]:
+    seen: set[str] = set()
+    for number, entry in read_objects(path):
+        id_ = _new_id(path, number, entry, seen)
+        text = _text(path, number, entry)
+        title = entry.get("title") if titles else None
+        yield id_, f"{title} {text}" if title else text
+
+
+def _read_queries(path: Path) -> dict[str, str]:
+    seen: set[str] = set()
+    queries = {}
+    for number, entry in read_objects(path):
+        id_, text = _new_id(path, number, entry, seen), _text(path, number, entry)
+        if not text.strip():
+            raise DatasetError(path, number, f"question {id_!r} is empty. Fix: leave it out, in the qrels too")
+        queries[id_] = text
+    return queries
+
+
+def _read_qrels(path: Path, queries: Mapping[str, str], passages: set[str]) -> dict[str, dict[str, int]]:
+    judged: dict[str, dict[str, int]] = {}
+    seen: set[tuple[str, str]] = set()
+    for number, line in read_lines(path):
+        parts = [part.strip() for part in line.split("\t")]
+        if len(parts) != 3:
+            raise DatasetError(path, number, f"expected query id, passage id, score with tabs between, got {line!r}")
+        query, passage, score = parts
+        if number == 1 and not _is_whole(score):
+            continue
+        if not _is_whole(score):
+            raise DatasetError(path, number, f"score: expected a whole number, got {score!r}")
+        if query not in queries:
+            raise DatasetError(path, number, f"unknown query id {query!r}. Fix: add it to queries.jsonl")
+        if passage not in passages:
+            raise DatasetError(path, number, f"unknown passage id {passage!r}. Fix: add it to corpus.jsonl")
+        if (query, passage) in seen:
+            raise DatasetError(path, number, f"query {query!r} and passage {passage!r} are judged twice")
+        seen.add((query, passage))
+        if int(score) > 0:
+            judged.setdefault(query, {})[passage] = int(score)
+    if not judged:
+        raise DatasetError(path, 0, "no question has a relevant passage (a score above 0)")
+    return judged
+
+
+def _new_id(path: Path, number: int, entry: Mapping[str, Any], seen: set[str]) -> str:
+    id_ = entry.get("_id", entry.get("id"))
+    if not isinstance(id_, str) or not id_:
+        raise DatasetError(path, number, f"_id: expected a string, not empty, got {id_!r}")
+    if id_ in seen:
+        raise DatasetError(path, number, f"duplicate id {id_!r}. Fix: make ids unique")
+    seen.add(id_)
+    return id_
+
+
+def _text(path: Path, number: int, entry: Mapping[str, Any]) -> str:
+    text = entry.get("text")
+    if not isinstance(text, str):
+        raise DatasetError(path, number, f"text: expected a string, got {text!r}")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise DatasetError(path, number, "text: not valid Unicode. Fix: leave lone surrogates out")
+    return text
+
+
+def _is_whole(text: str) -> bool:
+    return text.removeprefix("-").isdecimal()

@@ -1,0 +1,69 @@
+"""Text files line by line, plain or compressed, with errors that name file and line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from bgem3.errors import DatasetError
+
+_ENDINGS = ("", ".gz", ".xz")
+
+
+def find(folder: Path, names: tuple[str, ...]) -> Path:
+    """Return the first of several files that is there, plain, `.gz` or `.xz`.
+
+    Raises:
+        DatasetError: none is there.
+    """
+    for name in names:
+        for ending in _ENDINGS:
+            if (path := folder / f"{name}{ending}").is_file():
+                return path
+    raise DatasetError(folder, 0, f"expected {' or '.join(names)}, plain, .gz or .xz. Fix: pass a BEIR-style folder")
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield number and content of each line that is not blank, without its end.
+
+    Raises:
+        DatasetError: the file is not valid UTF-8, or its compression is damaged.
+    """
+    number = 0
+    try:
+        with _open(path) as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, line.rstrip("\r\n")
+    except (UnicodeDecodeError, EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise DatasetError(
+            path, number + 1, f"cannot be read: {error}. Fix: save it as UTF-8, or copy it again"
+        ) from error
+
+
+def _open(path: Path) -> TextIO:
+    if path.suffix == ".xz":
+        return lzma.open(path, "rt", encoding="utf-8-sig", newline="\n")
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="\n")
+    return path.open(encoding="utf-8-sig", newline="\n")
+
+
+def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield line number and JSON object of each line.
+
+    Raises:
+        DatasetError: a line is no JSON object.
+    """
+    for number, line in read_lines(path):
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise DatasetError(path, number, f"not JSON: {error}. Fix: one JSON object a line") from error
+        if not isinstance(entry, dict):
+            raise DatasetError(path, number, f"expected a JSON object, got {type(entry).__name__}")
+        yield number, entry
