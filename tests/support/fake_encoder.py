@@ -43,6 +43,9 @@ class FakeEncoder:
 
     aencode_queries = aencode_passages = aencode
 
+    def describe(self):
+        return {"model": "fake", "fingerprint": self.fingerprint}
+
     def token_counts(self, texts):
         return self._rows([["", *text.split()] for text in texts], lambda count, word: count)
 

@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "index": "bgem3.cli.collections",
     "search": "bgem3.cli.collections",
     "chat": "bgem3.cli.chat",
+    "eval": "bgem3.cli.quality",
     "serve": "bgem3.cli.serve",
     "doctor": "bgem3.cli.doctor",
 }

@@ -53,6 +53,14 @@ class Pool:
         """Return one head's scores of candidates."""
         return self._of(head, rows)
 
+    def sparse_parts(self, query: csr_array, rows: IntArray) -> list[dict[int, float]]:
+        """Return no parts: a measurement explains nothing."""
+        return [{} for _ in rows]
+
+    def token_vectors(self, rows: IntArray) -> list[FloatArray]:
+        """Return no vectors: a measurement explains nothing."""
+        return [np.empty((0, 0), dtype=np.float32) for _ in rows]
+
     def ids(self, rows: IntArray) -> list[str]:
         """Return the passage ids of rows."""
         return [self.passage_ids[row] for row in rows.tolist()]

@@ -108,7 +108,8 @@ def _save(path: Path, embeddings: M3Embeddings) -> None:
 def _load(path: Path, heads: Collection[Head]) -> M3Embeddings | None:
     """Read some heads of a file; None where it is missing or damaged."""
     try:
-        with np.load(path) as part:
+        # numpy leaves a damaged file open that it opened itself
+        with path.open("rb") as file, np.load(file) as part:
             return M3Embeddings(
                 dense=part["dense"] if "dense" in heads else None,
                 sparse=csr_array((part["data"], part["indices"], part["indptr"]), shape=tuple(part["shape"]))

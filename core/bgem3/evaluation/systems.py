@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from bgem3.errors import InvalidInputError
 from bgem3.types import MODES, STRATEGIES, Lexical, Mode, SearchOptions, SearchPlan, Strategy, Weights, make_plan
 
 
@@ -15,7 +16,7 @@ class System:
 
     Attributes:
         name: How tables name it.
-        options: Options of the search but `k`.
+        options: Mode, strategy, weights and depths of the search.
         lexical: Weighting of the sparse head.
         codec: Codec of the token vectors.
 
@@ -29,6 +30,8 @@ class System:
     codec: str = "float32"
 
     def __post_init__(self) -> None:
+        if meaningless := sorted(set(self.options) & {"k", "where", "exhaustive", "explain"}):
+            raise InvalidInputError(f"options: {', '.join(meaningless)} cannot be measured. Fix: leave them out")
         self.plan(1)
 
     def plan(self, k: int) -> SearchPlan:

@@ -59,4 +59,6 @@ class Tuned:
             record = json.loads(Path(path).read_text(encoding="utf-8"))
             return cls(record["strategy"], Weights(**record["weights"]), record.get("evidence", {}))
         except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise DatasetError(Path(path), 0, f"no tuned weights: {error!r}. Fix: bgem3 tune DATASET --out FILE") from error
+            raise DatasetError(
+                Path(path), 0, f"no tuned weights: {error!r}. Fix: bgem3 tune DATASET --out FILE"
+            ) from error

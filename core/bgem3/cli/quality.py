@@ -1,0 +1,143 @@
+"""Measure retrieval on labelled questions, and tune what decides it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
+
+import typer
+
+from bgem3.cli.options import BackendOption, JsonOption, ModelOption
+from bgem3.errors import InvalidInputError
+from bgem3.types import MODES, STRATEGIES, Lexical, Weights
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bgem3.encoder import M3Encoder
+    from bgem3.evaluation.dataset import Dataset
+    from bgem3.evaluation.evaluate import Evaluation
+
+Choice = TypeVar("Choice", bound=str)
+LEXICALS: tuple[Lexical, ...] = get_args(Lexical)
+
+Folders = Annotated[
+    list[Path], typer.Argument(help="Folders with corpus.jsonl, queries.jsonl and qrels.tsv, plain, .gz or .xz.")
+]
+MaxLength = Annotated[int | None, typer.Option(help="Tokens of one forward pass.")]
+Overflow = Annotated[str, typer.Option(help="Longer texts: window, truncate or error.")]
+QrelsFile = Annotated[str | None, typer.Option("--qrels", help="Name of the judgements' file in each folder.")]
+Titles = Annotated[bool, typer.Option(help="Put a passage's title before its text, as BEIR does.")]
+Sample = Annotated[int | None, typer.Option("--queries", help="Ask only so many random questions a folder.")]
+Cache = Annotated[Path | None, typer.Option(help="Folder of the embeddings; default: in BGEM3_CACHE.")]
+Modes = Annotated[str, typer.Option(help="Some of dense, sparse, multi_vector, hybrid, with commas between.")]
+Strategies = Annotated[str, typer.Option(help="For hybrid: some of union, cascade, rrf.")]
+WeightsNames = Annotated[
+    str, typer.Option(help="For hybrid: balanced, long_document, lexical, numbers as 1/0.3/1, or a file of bgem3 tune.")
+]
+Lexicals = Annotated[str, typer.Option(help="Weighting of the sparse head: m3, bm25.")]
+Codecs = Annotated[str, typer.Option(help="Codecs of the token vectors, e.g. float32,binary.")]
+
+
+def eval(
+    folders: Folders,
+    model: ModelOption = "BAAI/bge-m3",
+    backend: BackendOption = "auto",
+    max_length: MaxLength = None,
+    overflow: Overflow = "window",
+    qrels: QrelsFile = None,
+    titles: Titles = True,
+    queries: Sample = None,
+    mode: Modes = "dense,sparse,multi_vector,hybrid",
+    strategy: Strategies = "union,cascade,rrf",
+    weights: WeightsNames = "balanced",
+    lexical: Lexicals = "m3",
+    codec: Codecs = "float32",
+    baseline: Annotated[str | None, typer.Option(help="System that p values compare with; default: the first.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for evaluation.md, .json and .png.")] = None,
+    cache: Cache = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure each head and each way to join them on labelled questions (extra: eval)."""
+    from bgem3.evaluation.evaluate import evaluate
+    from bgem3.evaluation.report import save, to_json
+    from bgem3.evaluation.systems import make_systems
+
+    datasets = _read(folders, qrels, titles, queries)
+    systems = make_systems(
+        modes=_choices("mode", mode, MODES),
+        strategies=_choices("strategy", strategy, STRATEGIES),
+        weights={name: parse_weights(name) for name in weights.split(",")},
+        lexicals=_choices("lexical", lexical, LEXICALS),
+        codecs=codec.split(","),
+    )
+    encoder = _load(model, backend, max_length, overflow)
+    shown = sys.stderr.isatty()
+    evaluations = [evaluate(one, encoder, systems, cache=cache, show_progress=shown) for one in datasets]
+    if as_json:
+        sys.stdout.write(to_json(evaluations, baseline=baseline) + "\n")
+    else:
+        _print(evaluations, baseline)
+    if out:
+        paths = save(evaluations, out, baseline=baseline)
+        sys.stderr.write(f"written: {', '.join(map(str, paths))}\n")
+
+
+def parse_weights(text: str) -> Weights:
+    """Return the weights of a preset's name, of `dense/sparse/multi-vector` numbers, or of a file of `bgem3 tune`.
+
+    Raises:
+        InvalidInputError: it is none of them.
+    """
+    from bgem3.tuned import Tuned
+
+    if text in ("balanced", "long_document", "lexical"):
+        preset: Weights = getattr(Weights, text)
+        return preset
+    if Path(text).is_file():
+        return Tuned.load(text).weights
+    try:
+        return Weights(*map(float, text.split("/", 2)))
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(
+            f"weights: got {text!r}, expected balanced, long_document, lexical, three numbers as 1/0.3/1, or a file"
+        ) from error
+
+
+def _choices(option: str, text: str, known: tuple[Choice, ...]) -> list[Choice]:
+    """Return the values of an option with commas between them."""
+    by_name = {str(one): one for one in known}
+    if unknown := [name for name in text.split(",") if name not in by_name]:
+        raise InvalidInputError(f"--{option}: got {unknown[0]!r}, expected some of {', '.join(by_name)}")
+    return [by_name[name] for name in text.split(",")]
+
+
+def _read(folders: Sequence[Path], qrels: str | None, titles: bool, queries: int | None) -> list[Dataset]:
+    from bgem3.evaluation.dataset import Dataset
+
+    return [Dataset.read(folder, qrels=qrels, titles=titles).sample(queries) for folder in folders]
+
+
+def _load(model: str, backend: str, max_length: int | None, overflow: str) -> M3Encoder:
+    from bgem3.encoder import M3Encoder
+
+    return M3Encoder.from_pretrained(model, backend=backend, max_length=max_length, overflow=overflow)  # type: ignore[arg-type]
+
+
+def _print(evaluations: Sequence[Evaluation], baseline: str | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from bgem3.evaluation.report import HEADER, rows
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    for one in evaluations:
+        table = Table(title=f"{one.dataset}: {len(one.query_ids)} questions, {one.n_passages} passages")
+        for position, column in enumerate(HEADER):
+            table.add_column(column, justify="right" if position else "left", no_wrap=True)
+        for row in rows(one, baseline=baseline):
+            table.add_row(*row.cells())
+        console.print(table)

@@ -1,0 +1,60 @@
+"""`bgem3 eval` as a shell meets it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from bgem3 import Weights
+from bgem3.cli.main import make_app
+from bgem3.cli.quality import parse_weights
+from bgem3.errors import InvalidInputError
+from bgem3.tuned import Tuned
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "corpus.jsonl").write_text(
+        "".join(json.dumps({"_id": f"p{i}", "text": f"the town number {i}"}) + "\n" for i in range(12)), "utf-8"
+    )
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "town 3"}\n', "utf-8")
+    (tmp_path / "qrels.tsv").write_text("q\tp3\t1\n", "utf-8")
+    return tmp_path
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(make_app(), [str(one) for one in arguments], catch_exceptions=False)
+
+
+def test_eval_prints_a_table_and_saves_it(folder, checkpoint):
+    done = run("eval", folder, "--model", checkpoint, "--mode", "dense,hybrid", "--out", folder / "out")
+    assert done.exit_code == 0
+    assert "nDCG@10" in done.stdout
+    assert "union balanced" in done.stdout
+    assert (folder / "out" / "evaluation.png").is_file()
+
+
+def test_eval_prints_json_alone(folder, checkpoint):
+    done = run("eval", folder, folder, "--model", checkpoint, "--mode", "sparse", "--lexical", "m3,bm25", "--json")
+    first, second = json.loads(done.stdout)
+    assert first == second
+    assert [row["system"] for row in first["systems"]] == ["sparse", "bm25"]
+
+
+def test_options_are_checked_before_the_model_is_loaded(folder):
+    with pytest.raises(InvalidInputError, match="--mode: got 'x', expected some of dense"):
+        run("eval", folder, "--model", "nowhere", "--mode", "dense,x")
+    with pytest.raises(InvalidInputError, match="nowhere: no such folder"):
+        run("eval", "nowhere", "--model", "nowhere")
+
+
+def test_weights(tmp_path):
+    assert parse_weights("long_document") == Weights.long_document
+    assert parse_weights("1/0.3/1") == Weights(1, 0.3, 1)
+    Tuned("rrf", Weights(1, 2, 3)).save(tmp_path / "tuned.json")
+    assert parse_weights(str(tmp_path / "tuned.json")) == Weights(1, 2, 3)
+    for bad in ("heavy", "1/x/1", "1/2/3/4", "1/-1/1"):
+        with pytest.raises(InvalidInputError, match="weights:"):
+            parse_weights(bad)

@@ -1,0 +1,80 @@
+"""What is measured is what an index finds."""
+
+import numpy as np
+import pytest
+
+from bgem3 import HybridIndex, MemoryStore, Weights
+from bgem3.errors import InvalidInputError
+from bgem3.evaluation import Dataset, System, evaluate, make_systems
+from bgem3.evaluation.embedding_cache import EmbeddingCache
+from bgem3.evaluation.evaluate import candidates_for, search
+from bgem3.evaluation.measures import measure_rankings
+from tests.support.fake_encoder import FakeEncoder
+
+SYSTEMS = [
+    *make_systems(weights={"a": Weights(1, 0.3, 1), "b": Weights(0.2, 0.8, 0)}, lexicals=("m3", "bm25")),
+    *make_systems(modes=("multi_vector", "hybrid"), codecs=("binary",)),
+    System("narrow", {"mode": "hybrid", "fetch_k": 15}),
+    System("steep", {"mode": "hybrid", "strategy": "cascade", "cascade": (40, 5)}),
+]
+
+
+@pytest.mark.parametrize("k", [3, 10, 100])
+def test_every_system_finds_what_an_index_finds(labelled, tmp_path, k):
+    dataset = Dataset.read(labelled)
+    encoder = FakeEncoder()
+    candidates = candidates_for(dataset, EmbeddingCache(encoder, tmp_path), SYSTEMS)
+    passages = dict(dataset.passages())
+    for system in SYSTEMS:
+        index = HybridIndex(encoder, MemoryStore(codec=system.codec), lexical=system.lexical)
+        index.add(list(passages.values()), ids=list(passages))
+        expected = index.search_many(list(dataset.queries.values()), **{**system.options, "k": k})
+        found = search(dataset, candidates, system, k)
+        assert list(found.values()) == [[hit.id for hit in hits] for hits in expected], system.name
+
+
+def test_the_measures_by_hand():
+    # first query: the relevant passages at ranks 2 and 11; second: none found
+    ranked = {"a": ["x", "r1", *(f"n{i}" for i in range(8)), "r2"], "b": ["x"]}
+    found = measure_rankings({"a": {"r1": 1, "r2": 1}, "b": {"y": 1}}, ranked, ("nDCG@10", "MRR@10", "Recall@10"))
+    ideal = 1 + 1 / np.log2(3)
+    assert found["nDCG@10"].tolist() == pytest.approx([1 / np.log2(3) / ideal, 0])
+    assert found["MRR@10"].tolist() == [0.5, 0]
+    assert found["Recall@10"].tolist() == [0.5, 0]
+
+
+def test_graded_relevance_counts():
+    found = measure_rankings({"a": {"good": 2, "fair": 1}}, {"a": ["fair", "good"]}, ("nDCG@10",))
+    assert found["nDCG@10"][0] == pytest.approx((1 + 2 / np.log2(3)) / (2 + 1 / np.log2(3)))
+
+
+def test_an_evaluation_encodes_each_text_once(labelled, tmp_path):
+    encoder = FakeEncoder()
+    first = evaluate(Dataset.read(labelled), encoder, cache=tmp_path)
+    texts = [text for call, _ in encoder.calls for text in call]
+    assert len(texts) == 320
+    again = evaluate(Dataset.read(labelled), encoder, cache=tmp_path)
+    assert len(encoder.calls) == len({tuple(call) for call, _ in encoder.calls})
+    assert first.mean("dense") == again.mean("dense")
+    assert [*first.values] == ["dense", "sparse", "multi-vector", "union balanced", "cascade balanced", "rrf balanced"]
+    assert 0.5 < first.mean("sparse", "Recall@10") <= first.mean("sparse", "Recall@100") <= 1
+
+
+def test_fewer_passages_than_are_measured(tmp_path, labelled):
+    from tests.core.evaluation.conftest import write_set
+
+    write_set(tmp_path / "tiny", {"a": "word1", "b": "word2"}, {"q": "word1"}, {("q", "a"): 1})
+    result = evaluate(Dataset.read(tmp_path / "tiny"), FakeEncoder(), cache=tmp_path)
+    assert {result.mean(name) for name in result.values} == {1.0}
+
+
+def test_systems_must_have_names_of_their_own(labelled, tmp_path):
+    twice = [System("a", {"mode": "dense"}), System("a", {"mode": "sparse"})]
+    with pytest.raises(InvalidInputError, match="different names"):
+        evaluate(Dataset.read(labelled), FakeEncoder(), twice, cache=tmp_path)
+    with pytest.raises(InvalidInputError, match="mode: got 'x'"):
+        System("a", {"mode": "x"})
+    with pytest.raises(InvalidInputError, match="where cannot be measured"):
+        System("a", {"where": {}})
+    with pytest.raises(InvalidInputError, match="token_codec: got 'x'"):
+        evaluate(Dataset.read(labelled), FakeEncoder(), make_systems(codecs=("x",)), cache=tmp_path)
