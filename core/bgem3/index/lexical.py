@@ -1,18 +1,22 @@
 """An exact inverted index over sparse rows: learned weights, or BM25 over token counts.
 
-Postings lie in a few segments. New rows wait until the next query, become a small segment, and
-segments of like size are merged, so that adding stays cheap and a query touches few of them.
+Postings lie in segments of up to 65,536 rows, in memory or mapped from a snapshot. New rows become small
+segments, which are merged as rows are added, so that a query touches few of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array, vstack
+from scipy.sparse import csr_array
 
+from bgem3.index.segment import SEGMENT_ROWS, Segment, invert, merge
 from bgem3.types import FloatArray, IntArray, Lexical
 
 # Robertson et al. 1994; the values Lucene ships with.
@@ -20,23 +24,28 @@ _K1 = np.float32(1.2)
 _B = np.float32(0.75)
 # A segment is merged into its left neighbour when that is less than this many times larger.
 _GROWTH = 4
+# Rows that wait to be inverted at most.
+_WAITING = 4096
+_NOTHING = np.empty(0, dtype=np.float32)
+_EVERY = np.empty(0, dtype=np.bool_)
+
+
+@dataclass(slots=True, eq=False)
+class _Part:
+    """A segment and which of its documents live."""
+
+    segment: Segment
+    alive: NDArray[np.bool_]
+    dead: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Segment:
-    """Posting lists one after the other: `tokens[i]` has the postings `starts[i]:starts[i + 1]`."""
+class _Query:
+    """Token ids, rising, and what a weight of each is multiplied with."""
 
     tokens: NDArray[np.uint32]
-    starts: IntArray
-    rows: NDArray[np.uint32]
-    weights: FloatArray
-
-    def find(self, token: int) -> slice:
-        """Return where the postings of a token are; an empty slice where it has none."""
-        at = int(np.searchsorted(self.tokens, token))
-        if at == len(self.tokens) or self.tokens[at] != token:
-            return slice(0, 0)
-        return slice(int(self.starts[at]), int(self.starts[at + 1]))
+    factors: FloatArray
+    mean_length: float = 0.0
 
 
 class LexicalIndex:
@@ -45,22 +54,33 @@ class LexicalIndex:
     The scores of `bm25` are divided by what a chunk could reach at most for the query, which puts
     them in [0, 1) beside the other heads. Not thread-safe: queries settle what was added.
 
+    Args:
+        weighting: `m3` or `bm25`.
+        segments: Rows to begin with, e.g. from a snapshot; none of them in two segments.
+
     Source: BM25 as in Lucene's BM25Similarity (idf = ln(1 + (N - df + 0.5) / (df + 0.5)), k1 = 1.2,
         b = 0.75), without its rounding of lengths.
     """
 
-    def __init__(self, weighting: Lexical = "m3") -> None:
+    def __init__(self, weighting: Lexical = "m3", segments: Iterable[Segment] = ()) -> None:
         self.weighting = weighting
-        self._segments: list[_Segment] = []
+        self._parts = [_part(segment) for segment in segments]
         self._waiting: list[tuple[IntArray, csr_array]] = []
-        self._alive = np.zeros(0, dtype=bool)
-        self._lengths = np.zeros(0, dtype=np.float32)
-        self._count = 0
-        self._buried = 0
 
     def __len__(self) -> int:
         """Return the number of rows that can be found."""
-        return self._count
+        return sum(len(part.segment) - part.dead for part in self._parts) + self._count_waiting()
+
+    def rows(self) -> IntArray:
+        """Return all rows that can be found, sorted, `(n,)` int64."""
+        settled = [part.segment.rows[part.alive] if part.dead else part.segment.rows for part in self._parts]
+        found = [*settled, *(rows for rows, _ in self._waiting), np.empty(0, dtype=np.int64)]
+        return np.sort(np.concatenate(found), kind="stable")
+
+    def segments(self) -> list[Segment]:
+        """Return what a snapshot keeps: all segments, with rows that were removed since they were made."""
+        self._settle()
+        return [part.segment for part in self._parts]
 
     def add(self, rows: IntArray, sparse: csr_array) -> None:
         """Add new rows.
@@ -71,21 +91,21 @@ class LexicalIndex:
         """
         if not len(rows):
             return
-        self._grow(int(rows.max()) + 1)
-        self._alive[rows] = True
-        self._lengths[rows] = sparse.sum(axis=1)
-        self._count += len(rows)
         self._waiting.append((np.asarray(rows, dtype=np.int64), sparse))
+        if self._count_waiting() >= _WAITING:
+            self._settle()
+        self._merge()
 
     def remove(self, rows: IntArray) -> None:
         """Remove rows; those that are not there are left out."""
-        rows = np.unique(rows)
-        rows = rows[rows < len(self._alive)]
-        gone = rows[self._alive[rows]]
-        self._alive[gone] = False
-        self._lengths[gone] = 0
-        self._count -= len(gone)
-        self._buried += len(gone)
+        if not len(rows):
+            return
+        self._settle()
+        for part in self._parts:
+            _, docs = part.segment.places(rows)
+            part.alive[docs] = False
+            part.dead = len(part.segment) - int(np.count_nonzero(part.alive))
+        self._parts = [part for part in self._parts if part.dead < len(part.segment)]
 
     def top(self, query: csr_array, n: int, allowed: IntArray | None = None) -> tuple[IntArray, FloatArray]:
         """Return the `n` best rows with a score above 0, and their scores, best first; ties by row.
@@ -93,125 +113,184 @@ class LexicalIndex:
         Args:
             query: `(1, vocab_size)` row: weights for `m3`, token counts for `bm25`.
             n: How many rows at most.
-            allowed: Only these rows; None: all.
+            allowed: Only these rows, sorted; None: all.
         """
-        scores = self._score_all(query)
-        if allowed is None:
-            rows = np.flatnonzero(scores)
+        self._settle()
+        search = _Search(self._prepare(query), self.weighting, n, allowed)
+        if len(self._parts) > 2:
+            # The largest first: its best rows spare the others work.
+            order = sorted(self._parts, key=lambda part: -len(part.segment))
+            list(_pool().map(search.visit, (order[i :: _threads()] for i in range(_threads()))))
         else:
-            allowed = allowed[allowed < len(scores)]
-            rows = allowed[scores[allowed] > 0]
-        found = scores[rows]
-        if len(rows) > n:
-            kept = found >= np.partition(found, -n)[-n]
-            rows, found = rows[kept], found[kept]
-        order = np.lexsort((rows, -found))[:n]
-        return rows[order], found[order]
+            search.visit(self._parts)
+        return search.best()
 
     def scores(self, query: csr_array, rows: IntArray) -> FloatArray:
         """Return the scores of `rows`, `(n,)` float32 >= 0 in their order; 0 for a row that is not there."""
-        every = self._score_all(query)
-        result = np.zeros(len(rows), dtype=np.float32)
-        known = rows < len(every)
-        result[known] = every[rows[known]]
-        return result
+        self._settle()
+        return self._scores(self._prepare(query), rows)
 
     def parts(self, query: csr_array, rows: IntArray) -> list[dict[int, float]]:
         """Return what each shared token id adds to the score of `rows`, in their order."""
-        terms = query.tocoo()
         self._settle()
+        whole = self._prepare(query)
         result: list[dict[int, float]] = [{} for _ in range(len(rows))]
-        bounds = self._bounds(query)
-        for token, weight in zip(terms.coords[1].tolist(), terms.data.tolist(), strict=True):
-            one = csr_array((np.array([weight], np.float32), np.array([token]), np.array([0, 1])), shape=query.shape)
-            share = bounds[token] / (sum(bounds.values()) or 1.0) if self.weighting == "bm25" else 1.0
-            for part, score in zip(result, self.scores(one, rows).tolist(), strict=True):
+        for i, token in enumerate(whole.tokens.tolist()):
+            one = _Query(whole.tokens[i : i + 1], whole.factors[i : i + 1], whole.mean_length)
+            for part, score in zip(result, self._scores(one, rows).tolist(), strict=True):
                 if score > 0:
-                    part[token] = score * share
+                    part[token] = score
         return result
 
-    def _bounds(self, query: csr_array) -> dict[int, float]:
-        """Return what each token adds at most under BM25."""
+    def _scores(self, query: _Query, rows: IntArray) -> FloatArray:
+        from bgem3.index.kernels import score_docs
+
+        result = np.zeros(len(rows), dtype=np.float32)
+        for part in self._parts:
+            here, docs = part.segment.places(rows)
+            here, docs = here[part.alive[docs]], docs[part.alive[docs]]
+            if len(docs):
+                segment, found = part.segment, np.empty(len(docs), dtype=np.float32)
+                damping, lists = _damping(segment, query, self.weighting), _lists(segment, query.tokens)
+                score_docs(docs, segment.docs, segment.weights, damping, lists, query.factors, found)
+                result[here] = found
+        return result
+
+    def _prepare(self, query: csr_array) -> _Query:
         terms = query.tocoo()
-        pairs = zip(terms.coords[1].tolist(), terms.data.tolist(), strict=True)
-        return {token: repeats * self._idf([*self._postings(token)]) for token, repeats in pairs}
+        order = np.argsort(terms.coords[1])
+        tokens = terms.coords[1][order].astype(np.uint32)
+        factors = terms.data[order].astype(np.float32)
+        if self.weighting == "m3":
+            return _Query(tokens, factors)
+        count = len(self)
+        frequency = np.sum([_frequency(part, tokens) for part in self._parts], axis=0, dtype=np.float64)
+        factors = factors * np.log1p((count - frequency + 0.5) / (frequency + 0.5))
+        lengths = sum(float(part.segment.lengths.sum(where=part.alive, dtype=np.float64)) for part in self._parts)
+        bound = factors.sum() or 1.0
+        return _Query(tokens, (factors / bound).astype(np.float32), max(lengths / max(count, 1), 1e-9))
 
-    def _idf(self, lists: Sequence[tuple[NDArray[np.uint32], FloatArray]]) -> float:
-        frequency = sum(int(np.count_nonzero(self._alive[rows])) for rows, _ in lists)
-        return float(np.log1p((self._count - frequency + 0.5) / (frequency + 0.5)))
-
-    def _score_all(self, query: csr_array) -> FloatArray:
-        self._settle()
-        total = np.zeros(len(self._alive), dtype=np.float32)
-        terms = query.tocoo()
-        pairs = sorted(zip(terms.coords[1].tolist(), terms.data.tolist(), strict=True))
-        if self.weighting == "bm25":
-            self._add_bm25(total, pairs)
-        else:
-            for token, weight in pairs:
-                for rows, weights in self._postings(token):
-                    total[rows] += weights * np.float32(weight)
-        if self._buried:
-            total[~self._alive] = 0
-        return total
-
-    def _add_bm25(self, total: FloatArray, pairs: Sequence[tuple[int, float]]) -> None:
-        mean_length = max(float(self._lengths.sum(dtype=np.float64)) / max(self._count, 1), 1e-9)
-        bound = 0.0
-        for token, repeats in pairs:
-            lists = [*self._postings(token)]
-            idf = self._idf(lists)
-            bound += repeats * idf
-            for rows, counts in lists:
-                damping = _K1 * (1 - _B + _B * self._lengths[rows] / np.float32(mean_length))
-                total[rows] += np.float32(repeats * idf) * counts / (counts + damping)
-        if bound:
-            total /= np.float32(bound)
-
-    def _postings(self, token: int) -> Iterator[tuple[NDArray[np.uint32], FloatArray]]:
-        for segment in self._segments:
-            part = segment.find(token)
-            if part.start < part.stop:
-                yield segment.rows[part], segment.weights[part]
-
-    def _grow(self, size: int) -> None:
-        if size > len(self._alive):
-            more = max(size, 2 * len(self._alive)) - len(self._alive)
-            self._alive = np.concatenate([self._alive, np.zeros(more, dtype=bool)])
-            self._lengths = np.concatenate([self._lengths, np.zeros(more, dtype=np.float32)])
+    def _count_waiting(self) -> int:
+        return sum(len(rows) for rows, _ in self._waiting)
 
     def _settle(self) -> None:
-        """Bring what waits into a segment, and merge segments until each is much larger than the next."""
+        """Bring what waits into a segment."""
         if self._waiting:
-            self._segments.append(_invert(self._waiting))
+            self._parts += [_part(segment) for segment in invert(self._waiting)]
             self._waiting = []
-            while len(self._segments) > 1 and len(self._segments[-2].rows) < _GROWTH * len(self._segments[-1].rows):
-                self._segments[-2:] = [_merge(self._segments[-2:], self._alive)]
-        if self._buried > self._count:
-            self._segments = [_merge(self._segments, self._alive)] if self._count else []
-            self._buried = 0
+
+    def _merge(self) -> None:
+        """Merge segments until each is much larger than the next or as large as it may be."""
+        self._parts = [_part(merge([(p.segment, p.alive)])) if 2 * p.dead > len(p.segment) else p for p in self._parts]
+        while len(self._parts) > 1:
+            left, right = (len(part.segment) - part.dead for part in self._parts[-2:])
+            if left >= _GROWTH * right or left + right > SEGMENT_ROWS:
+                return
+            self._parts[-2:] = [_part(merge([(part.segment, part.alive) for part in self._parts[-2:]]))]
 
 
-def _invert(blocks: Sequence[tuple[IntArray, csr_array]]) -> _Segment:
-    rows = np.concatenate([block_rows for block_rows, _ in blocks])
-    columns = vstack([block for _, block in blocks], format="csr").tocsc()
-    sizes = np.diff(columns.indptr)
-    tokens = np.flatnonzero(sizes)
-    return _Segment(
-        tokens.astype(np.uint32),
-        np.concatenate([[0], np.cumsum(sizes[tokens])]).astype(np.int64),
-        rows[columns.indices].astype(np.uint32),
-        columns.data.astype(np.float32),
-    )
+class _Search:
+    """One search over several segments, in several threads; the n best so far set what is worth finding."""
+
+    def __init__(self, query: _Query, weighting: Lexical, n: int, allowed: IntArray | None) -> None:
+        self.query, self.weighting, self.n, self.allowed = query, weighting, n, allowed
+        self.threshold = 0.0
+        self.found: list[tuple[IntArray, FloatArray]] = []
+
+    def visit(self, parts: Sequence[_Part]) -> None:
+        """Search some segments one after another."""
+        from bgem3.index.kernels import search
+
+        total = np.zeros(SEGMENT_ROWS, dtype=np.float32)
+        docs, scores = np.empty(SEGMENT_ROWS, dtype=np.int64), np.empty(SEGMENT_ROWS, dtype=np.float32)
+        for part in parts:
+            segment = part.segment
+            mask = self._mask(part)
+            if mask is None:
+                continue
+            lists, damping = _lists(segment, self.query.tokens), _damping(segment, self.query, self.weighting)
+            count = search(
+                segment.docs, segment.weights, damping, lists, self.query.factors,
+                self._bounds(segment, lists, damping), mask, self.threshold, total[: len(segment)], docs, scores,
+            )  # fmt: skip
+            rows, found = _cut(segment.rows[docs[:count]], scores[:count].copy(), self.n)
+            self.found.append((rows, found))
+            if len(found) >= self.n:
+                self.threshold = max(self.threshold, float(found.min()))
+
+    def best(self) -> tuple[IntArray, FloatArray]:
+        """Return the n best rows and their scores, best first; ties by row."""
+        rows = np.concatenate([np.empty(0, dtype=np.int64), *(rows for rows, _ in self.found)])
+        scores = np.concatenate([_NOTHING, *(scores for _, scores in self.found)])
+        rows, scores = _cut(rows, scores, self.n)
+        order = np.lexsort((rows, -scores))[: self.n]
+        return rows[order], scores[order]
+
+    def _mask(self, part: _Part) -> NDArray[np.bool_] | None:
+        """Return which documents may be found, an empty array where all may, None where none may."""
+        if self.allowed is None:
+            return part.alive if part.dead else _EVERY
+        from bgem3.index.kernels import mark
+
+        rows = part.segment.rows
+        within = self.allowed[slice(*np.searchsorted(self.allowed, [rows[0], rows[-1] + 1]))]
+        mask = np.empty(len(rows), dtype=np.bool_)
+        return mask if mark(rows, part.alive, within, mask) else None
+
+    def _bounds(self, segment: Segment, lists: IntArray, damping: FloatArray) -> FloatArray:
+        """Return the most that each query token can add to a document."""
+        starts = segment.starts[:-1]
+        places = np.minimum(np.searchsorted(starts, lists[:, 0]), max(len(starts) - 1, 0))
+        highest = np.where(lists[:, 1] > lists[:, 0], segment.highest[places], 0) if len(starts) else lists[:, 0] * 0.0
+        if len(damping):
+            highest = highest / (highest + damping.min())
+        return (self.query.factors * highest).astype(np.float32)
 
 
-def _merge(segments: Sequence[_Segment], alive: NDArray[np.bool_]) -> _Segment:
-    """Join segments into one and leave out the postings of removed rows."""
-    rows = np.concatenate([segment.rows for segment in segments])
-    tokens = np.concatenate([np.repeat(segment.tokens, np.diff(segment.starts)) for segment in segments])
-    weights = np.concatenate([segment.weights for segment in segments])
-    kept = np.flatnonzero(alive[rows])
-    # The segments are sorted runs, which a stable sort merges in linear time.
-    order = kept[np.argsort(tokens[kept], kind="stable")]
-    distinct, first = np.unique(tokens[order], return_index=True)
-    return _Segment(distinct, np.append(first, len(order)).astype(np.int64), rows[order], weights[order])
+def _part(segment: Segment) -> _Part:
+    return _Part(segment, np.ones(len(segment), dtype=np.bool_))
+
+
+def _lists(segment: Segment, tokens: NDArray[np.uint32]) -> IntArray:
+    from bgem3.index.kernels import find_lists
+
+    lists = np.empty((len(tokens), 2), dtype=np.int64)
+    find_lists(segment.tokens, segment.starts, tokens, lists)
+    return lists
+
+
+def _frequency(part: _Part, tokens: NDArray[np.uint32]) -> IntArray:
+    """Return how many living documents have each token."""
+    lists = _lists(part.segment, tokens)
+    if not part.dead:
+        return lists[:, 1] - lists[:, 0]
+    return np.array([np.count_nonzero(part.alive[part.segment.docs[a:b]]) for a, b in lists], dtype=np.int64)
+
+
+def _damping(segment: Segment, query: _Query, weighting: Lexical) -> FloatArray:
+    if weighting == "m3":
+        return _NOTHING
+    return _K1 * (1 - _B + _B * segment.lengths / np.float32(query.mean_length))
+
+
+def _cut(rows: IntArray, scores: FloatArray, n: int) -> tuple[IntArray, FloatArray]:
+    """Leave out what is below the n-th best score."""
+    if len(rows) <= n:
+        return rows, scores
+    kept = scores >= np.partition(scores, -n)[-n]
+    return rows[kept], scores[kept]
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_threads(), thread_name_prefix="bgem3-lexical")
+
+
+@cache
+def _threads() -> int:
+    return min(8, os.cpu_count() or 1)
+
+
+if hasattr(os, "register_at_fork"):
+    # A child process has none of its parent's threads.
+    os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -1,0 +1,141 @@
+"""The compiled loops of the inverted index. Imported on the first query: compiling takes a moment, once a machine.
+
+A posting list is `docs[start:stop]`, rising numbers of one segment, and the weights beside them. With
+`damping` (one value a document) a weight w counts as w / (w + damping), which is BM25; an empty array
+means plain weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+@njit(nogil=True, cache=True)
+def find_lists(tokens: Array, starts: Array, wanted: Array, lists: Array) -> None:
+    """Write the start and stop of each wanted token's list to `lists`, `(n, 2)`; equal where there is none."""
+    places = np.searchsorted(tokens, wanted)
+    for t in range(len(wanted)):
+        at = places[t]
+        if at < len(tokens) and tokens[at] == wanted[t]:
+            lists[t, 0], lists[t, 1] = starts[at], starts[at + 1]
+        else:
+            lists[t, 0] = lists[t, 1] = 0
+
+
+@njit(nogil=True, cache=True)
+def mark(rows: Array, alive: Array, allowed: Array, mask: Array) -> int:
+    """Mark the living documents whose rows are allowed, both rising; return how many."""
+    place = count = 0
+    for doc in range(len(rows)):
+        while place < len(allowed) and allowed[place] < rows[doc]:
+            place += 1
+        mask[doc] = alive[doc] and place < len(allowed) and allowed[place] == rows[doc]
+        count += mask[doc]
+    return count
+
+
+@njit(nogil=True, cache=True)
+def _add_list(total: Array, docs: Array, weights: Array, damping: Array, factor: np.float32) -> None:
+    if len(damping):
+        for i in range(len(docs)):
+            total[docs[i]] += factor * (weights[i] / (weights[i] + damping[docs[i]]))
+    else:
+        for i in range(len(docs)):
+            total[docs[i]] += factor * weights[i]
+
+
+@njit(nogil=True, cache=True)
+def score_docs(
+    chosen: Array, docs: Array, weights: Array, damping: Array, lists: Array, factors: Array, scores: Array
+) -> None:
+    """Score chosen documents, finding each in every list; adds up in the order of the lists, as `search` does."""
+    for c in range(len(chosen)):
+        doc = chosen[c]
+        total = np.float32(0)
+        for t in range(len(factors)):
+            low, high = lists[t, 0], lists[t, 1]
+            while low < high:
+                middle = (low + high) >> 1
+                if docs[middle] < doc:
+                    low = middle + 1
+                else:
+                    high = middle
+            if low < lists[t, 1] and docs[low] == doc:
+                weight = weights[low]
+                if len(damping):
+                    weight = weight / (weight + damping[doc])
+                total += factors[t] * weight
+        scores[c] = total
+
+
+@njit(nogil=True, cache=True)
+def _skippable(bounds: Array, threshold: float, skip: Array) -> float:
+    """Mark the lists that cannot lift a document to the threshold even together; return what they add at most."""
+    rest = 0.0
+    for t in np.argsort(bounds):
+        if rest + bounds[t] >= threshold:
+            break
+        rest += bounds[t]
+        skip[t] = True
+    return rest
+
+
+@njit(nogil=True, cache=True)
+def search(
+    docs: Array,
+    weights: Array,
+    damping: Array,
+    lists: Array,
+    factors: Array,
+    bounds: Array,
+    mask: Array,
+    threshold: float,
+    total: Array,
+    found: Array,
+    scores: Array,
+) -> int:
+    """Find the documents of a segment that score at least `threshold` and above 0; return how many.
+
+    Lists that cannot decide alone are not read through: the documents that the others leave possible are
+    looked up in them.
+
+    Args:
+        docs: The segment's postings: documents.
+        weights: The segment's postings: weights.
+        damping: Of each document, under BM25.
+        lists: Start and stop of each query token's list, `(n_tokens, 2)`.
+        factors: What a weight is multiplied with, by query token.
+        bounds: The most that each query token can add.
+        mask: Which documents may be found; an empty array: all.
+        threshold: Scores below it are of no use.
+        total: Room for one float32 a document, all 0; is all 0 again afterwards.
+        found: Room for the documents found.
+        scores: Room for their scores.
+
+    Source: MaxScore, Turtle and Flood 1995.
+    """
+    skip = np.zeros(len(factors), dtype=np.bool_)
+    # Sums are rounded in another order than bounds are.
+    floor = threshold * (1 - 1e-5)
+    rest = _skippable(bounds, floor, skip)
+    for t in range(len(factors)):
+        if not skip[t]:
+            part = slice(lists[t, 0], lists[t, 1])
+            _add_list(total, docs[part], weights[part], damping, factors[t])
+    count = 0
+    low = max(floor - rest, 0.0)
+    for doc in range(len(total)):
+        if total[doc] > 0 and total[doc] >= low and (len(mask) == 0 or mask[doc]):
+            found[count] = doc
+            scores[count] = total[doc]
+            count += 1
+    total[:] = 0
+    if rest > 0:
+        score_docs(found[:count], docs, weights, damping, lists, factors, scores)
+    return count
