@@ -78,8 +78,7 @@ class LexicalIndex:
         return np.sort(np.concatenate(found), kind="stable")
 
     def segments(self) -> list[Segment]:
-        """Return what a snapshot keeps: all segments, with rows that were removed since they were made."""
-        self._settle()
+        """Return what a snapshot keeps: not the last rows, that wait, but removed ones too."""
         return [part.segment for part in self._parts]
 
     def add(self, rows: IntArray, sparse: csr_array) -> None:

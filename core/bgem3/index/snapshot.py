@@ -71,6 +71,19 @@ class Snapshot:
         self._remember(segments, names)
         return segments
 
+    def restore(self) -> list[Segment]:
+        """Return what `load` does, or none where what is there cannot be used: all rows are in the sidecar."""
+        try:
+            return self.load()
+        except (StoreCorruptError, IndexMismatchError):
+            return []
+
+    def keep_up(self, segments: Sequence[Segment], least: int) -> None:
+        """Save where at least so many rows are not saved yet; a disk that refuses loses nothing."""
+        if sum(len(segment) for segment in segments if id(segment) not in self._names) >= least:
+            with suppress(StoreWriteError):
+                self.save(segments)
+
     def save(self, segments: Sequence[Segment]) -> None:
         """Write the segments that are not there yet, name them all in the manifest, delete the other files.
 
@@ -93,10 +106,6 @@ class Snapshot:
                 # Another process may still have it open, which Windows does not let go.
                 with suppress(OSError):
                     path.unlink()
-
-    def count_unsaved(self, segments: Sequence[Segment]) -> int:
-        """Return how many rows stand in segments that have no file yet."""
-        return sum(len(segment) for segment in segments if id(segment) not in self._names)
 
     def verify(self) -> list[str]:
         """Read every byte and return what is wrong, a line a file; nothing where there is no snapshot."""

@@ -27,6 +27,7 @@ from bgem3.errors import (
 from bgem3.index.lexical import LexicalIndex
 from bgem3.index.multi_vector import Codec, get_codec
 from bgem3.index.sidecar import Pending, Sidecar, StoredRow, hash_text
+from bgem3.index.snapshot import Snapshot
 from bgem3.stores.base import check_settings
 from bgem3.stores.chroma_client import ChromaCollection, check_keys
 from bgem3.stores.chroma_search import ChromaSearcher
@@ -40,6 +41,10 @@ Result = TypeVar("Result")
 
 # How often a search begins anew because another process changes what it found.
 _ATTEMPTS = 50
+# Rows brought into the lexical index at a time.
+_LOADED = 10_000
+# So many new rows are worth writing to the snapshot: when closing, and while adding.
+_SAVED_AT_END, _SAVED_BETWEEN = 4_000, 40_000
 
 
 class ChromaStore:
@@ -201,6 +206,8 @@ class ChromaStore:
         """Close the sidecar, give the writer's lock back and close the client this store made."""
         with self._lock:
             if self._opened and not self._closed:
+                if self._writer.is_locked:
+                    self._snapshot.keep_up(self._searcher.lexical.segments(), _SAVED_AT_END)
                 self._sidecar.close()
                 self._writer.release()
                 self._collection.close()
@@ -287,18 +294,28 @@ class ChromaStore:
             return
 
     def _load(self) -> None:
-        """Build the lexical index from the sidecar."""
-        self._generation = self._sidecar.generation()
-        lexical = LexicalIndex(self._settings.lexical)
-        for rows, sparse in self._sidecar.sparse(self._settings.vocab_size):
-            lexical.add(rows, sparse)
+        """Map the lexical index from its snapshot."""
+        folder = self._folder / f"bgem3-{self._name}.lexical"
+        self._snapshot = Snapshot(folder, owner=self._sidecar.uuid, weighting=self._settings.lexical)
+        lexical = LexicalIndex(self._settings.lexical, self._snapshot.restore())
         self._searcher = ChromaSearcher(self._sidecar, self._collection, lexical, self._codec)
+        self._follow()
+
+    def _follow(self) -> None:
+        """Bring the lexical index to the rows that the sidecar has."""
+        self._generation = self._sidecar.generation()
+        lexical, live = self._searcher.lexical, self._sidecar.all_rows()
+        known = lexical.rows()
+        lexical.remove(np.setdiff1d(known, live, assume_unique=True))
+        new = np.setdiff1d(live, known, assume_unique=True)
+        for rows in np.split(new, range(_LOADED, len(new), _LOADED)):
+            lexical.add(rows, self._sidecar.sparse_of(rows, self._settings.vocab_size))
 
     def _refresh(self) -> None:
         """See what another process committed: Chroma's client keeps stale vectors until it is opened again."""
         if self._sidecar.generation() != self._generation:
             self._reconnect()
-            self._load()
+            self._follow()
 
     def _reconnect(self) -> None:
         """Open Chroma again: its client keeps vectors that went, and can hang after a disk was full."""
@@ -332,6 +349,7 @@ class ChromaStore:
             yield
             # Last, so that a write that was interrupted before makes the next call load everything again.
             self._generation = self._sidecar.generation()
+            self._snapshot.keep_up(self._searcher.lexical.segments(), _SAVED_BETWEEN)
 
     def _take_lock(self) -> None:
         try:
