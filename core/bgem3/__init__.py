@@ -16,9 +16,22 @@ if TYPE_CHECKING:
     from bgem3.scoring import score as score
     from bgem3.stores.chroma import ChromaStore as ChromaStore
     from bgem3.stores.memory import MemoryStore as MemoryStore
+    from bgem3.stores.milvus import MilvusStore as MilvusStore
+    from bgem3.stores.qdrant import QdrantStore as QdrantStore
     from bgem3.types import Weights as Weights
 
-__all__ = ["ChromaStore", "HybridIndex", "M3Embeddings", "M3Encoder", "MemoryStore", "Reranker", "Weights", "score"]
+__all__ = [
+    "ChromaStore",
+    "HybridIndex",
+    "M3Embeddings",
+    "M3Encoder",
+    "MemoryStore",
+    "MilvusStore",
+    "QdrantStore",
+    "Reranker",
+    "Weights",
+    "score",
+]
 
 _HOMES = {
     "ChromaStore": "bgem3.stores.chroma",
@@ -26,6 +39,8 @@ _HOMES = {
     "M3Embeddings": "bgem3.embeddings",
     "M3Encoder": "bgem3.encoder",
     "MemoryStore": "bgem3.stores.memory",
+    "MilvusStore": "bgem3.stores.milvus",
+    "QdrantStore": "bgem3.stores.qdrant",
     "Reranker": "bgem3.rerank",
     "Weights": "bgem3.types",
     "score": "bgem3.scoring",

@@ -20,6 +20,10 @@ BGEM3Error
     ├── StoreNotFoundError (FileNotFoundError)  nothing is stored there
     ├── StoreLockedError                   another process writes to it
     ├── StoreWriteError (OSError)          read-only folder, full disk
+    │   └── PartialWriteError              an engine failed midway; says which ids were written
+    ├── StoreConnectionError (ConnectionError)  no server, or it stopped answering
+    ├── StoreAccessError (PermissionError) the server refused the key
+    ├── StoreVersionError                  the server is too old
     ├── StoreCorruptError                  a damaged file
     └── IndexMismatchError                 made with another checkpoint or other settings
 
@@ -30,6 +34,7 @@ BGEM3Warning (UserWarning)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -121,6 +126,29 @@ class StoreLockedError(StoreError):
 
 class StoreWriteError(StoreError, OSError):
     """The disk refused a write: read-only, or full. What was stored is intact."""
+
+
+class PartialWriteError(StoreWriteError):
+    """An engine failed in the middle of a call. `written` are the ids it had confirmed before.
+
+    Chunks of other ids may be written or not, each wholly; adding them again is safe.
+    """
+
+    def __init__(self, message: str, written: Sequence[str]) -> None:
+        super().__init__(message)
+        self.written = tuple(written)
+
+
+class StoreConnectionError(StoreError, ConnectionError):
+    """A server cannot be reached, or stopped answering."""
+
+
+class StoreAccessError(StoreError, PermissionError):
+    """A server refused the key: missing, wrong or expired."""
+
+
+class StoreVersionError(StoreError):
+    """A server is too old for what was asked of it."""
 
 
 class StoreCorruptError(StoreError):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+from pymilvus import MilvusClient
+from qdrant_client import QdrantClient
 
 from bgem3.embeddings import M3Embeddings
 from bgem3.encoder import M3Encoder
@@ -13,12 +16,16 @@ from bgem3.hybrid import HybridIndex
 from bgem3.stores.base import Store
 from bgem3.stores.chroma import ChromaStore
 from bgem3.stores.memory import MemoryStore
+from bgem3.stores.milvus import MilvusStore
+from bgem3.stores.qdrant import QdrantStore
 from bgem3.types import Chunk
 
-PERSISTENT = {"chroma"}
+# What an engine scores it must be able to score alone: it takes the model's own lexical weights only.
+ENGINES = {"qdrant", "milvus"}
+PERSISTENT = {"chroma", "qdrant", "milvus"}
 
 
-@pytest.fixture(params=["memory", "chroma"])
+@pytest.fixture(params=["memory", "chroma", "qdrant", "milvus"])
 def store_name(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -30,11 +37,31 @@ def encoder(checkpoint: Path) -> Iterator[M3Encoder]:
     encoder.close()
 
 
+@pytest.fixture(scope="session")
+def milvus_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusClient]:
+    """Return a client of one milvus-lite, which takes a second to start."""
+    client = MilvusClient(str(tmp_path_factory.mktemp("milvus") / "milvus.db"))
+    yield client
+    client.close()
+
+
 @pytest.fixture
-def make_store(store_name: str, tmp_path: Path) -> Callable[..., Store]:
+def make_store(store_name: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Store]]:
     """Return a function that makes a store over the same place each time."""
+    if store_name != "milvus":
+        yield _maker(store_name, tmp_path)
+        return
+    client, name = request.getfixturevalue("milvus_client"), f"c{uuid4().hex}"
+    yield lambda **options: MilvusStore(client=client, collection=name, **options)
+    client.drop_collection(name)
+
+
+def _maker(store_name: str, tmp_path: Path) -> Callable[..., Store]:
     if store_name == "memory":
         return lambda **options: MemoryStore(**options)
+    if store_name == "qdrant":
+        client = QdrantClient(":memory:")
+        return lambda codec="float16": QdrantStore(client=client, token_datatype=codec)
     return lambda **options: ChromaStore(tmp_path / "db", **options)
 
 

@@ -212,10 +212,11 @@ def _holds(operator: str, value: object, operand: Scalar | tuple[Scalar, ...]) -
 
 
 def _equal(value: object, operand: object) -> bool:
-    return _kind(value) == _kind(operand) and value == operand
+    return kind_of(value) == kind_of(operand) and value == operand
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
+    """Return `text`, `bool` or `number`: what a scalar is equal to and compares with; empty for anything else."""
     return next((_KINDS[base] for base in type(value).__mro__ if base in _KINDS), "")
 
 
@@ -226,7 +227,7 @@ def _has_text(operator: str, value: str, operand: str) -> bool:
 
 
 def _ordered(operator: str, value: object, operand: object) -> bool:
-    if _kind(value) != _kind(operand):
+    if kind_of(value) != kind_of(operand):
         return False
     compare = _COMPARE[operator]
     if isinstance(value, str) and isinstance(operand, str):
@@ -244,9 +245,9 @@ def to_fields(metadata: Metadata) -> Iterator[tuple[str, int, str, Scalar]]:
         if isinstance(value, list):
             items: Sequence[Scalar] = value
             for place, item in enumerate(items):
-                yield key, place, f"{_kind(item)} item", item
+                yield key, place, f"{kind_of(item)} item", item
         else:
-            yield key, 0, _kind(value), value
+            yield key, 0, kind_of(value), value
 
 
 def to_sql(condition: Filter, row: str = "row") -> tuple[str, list[object]]:
@@ -286,13 +287,13 @@ def _value_sql(operator: str, operand: Scalar | tuple[Scalar, ...]) -> tuple[str
     if operator == "$exists":
         return "1", []
     if isinstance(operand, tuple):
-        by_kind = {kind: [item for item in operand if _kind(item) == kind] for kind in ("text", "bool", "number")}
+        by_kind = {kind: [item for item in operand if kind_of(item) == kind] for kind in ("text", "bool", "number")}
         tests = [f"(kind = '{kind}' AND value IN ({', '.join('?' * len(v))}))" for kind, v in by_kind.items() if v]
         return f"({' OR '.join(tests) or '0'})", [item for items in by_kind.values() for item in items]
     if operator == "$contains":
-        return f"kind = '{_kind(operand)} item' AND value = ?", [operand]
+        return f"kind = '{kind_of(operand)} item' AND value = ?", [operand]
     if operator == "$text_match":
         return "kind = 'text' AND instr(value, ?) > 0", [operand]
     if operator == "$text_match_insensitive":
         return "kind = 'text' AND instr(casefold(value), ?) > 0", [str(operand).casefold()]
-    return f"kind = '{_kind(operand)}' AND value {_ORDER.get(operator, '=')} ?", [operand]
+    return f"kind = '{kind_of(operand)}' AND value {_ORDER.get(operator, '=')} ?", [operand]

@@ -1,0 +1,103 @@
+"""Chunks and vectors as rows of a Milvus collection, and back. Pure: needs no client."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from bgem3.embeddings import M3Embeddings
+from bgem3.errors import InvalidInputError, InvalidMetadataError
+from bgem3.stores.engine import key_of, sparse_row, sparse_rows
+from bgem3.stores.facets import to_facets
+from bgem3.stores.milvus_filters import FOLDS, KEY, TEXTS, TOKENS, WORDS, letters
+from bgem3.types import Chunk, FloatArray
+
+_MAX_BYTES = 65_535
+_MAX_TOKENS = 4096
+# Longer strings are left out of what `$text_match` sees: in letters they are four times as large.
+_MAX_SEARCHED = 4096
+# In base64 they fill one string of the array.
+_BLOB_PART = 49_149
+
+
+def to_row(chunk: Chunk, embeddings: M3Embeddings, i: int, vocab_size: int) -> dict[str, Any]:
+    """Return the row of a chunk, without token vectors.
+
+    Milvus refuses a sparse row that is empty: such a chunk gets one weight at `vocab_size`, a token that no
+    query has.
+
+    Raises:
+        InvalidInputError: id or text has more than 65,535 bytes.
+        InvalidMetadataError: metadata is larger than Milvus can keep.
+    """
+    for name, value in (("id", chunk.id), ("text", chunk.text)):
+        if (n_bytes := len(value.encode())) > _MAX_BYTES:
+            raise InvalidInputError(
+                f"{name} of {chunk.id[:60]!r}: Milvus keeps at most {_MAX_BYTES:,} bytes, got {n_bytes:,}. "
+                f"Fix: split the text into chunks"
+            )
+    return {
+        KEY: key_of(chunk.id),
+        "id": chunk.id,
+        "text": chunk.text,
+        **metadata_fields(chunk),
+        "dense": embeddings.dense[i].tolist(),
+        "sparse": sparse_row(embeddings.sparse, i) or {vocab_size: 1.0},
+    }
+
+
+def metadata_fields(chunk: Chunk) -> dict[str, Any]:
+    """Return the fields that hold a chunk's metadata, and what it is filtered by.
+
+    Raises:
+        InvalidMetadataError: it is larger than Milvus can keep.
+    """
+    facets = to_facets(chunk.metadata)
+    fields: dict[str, Any] = {
+        "metadata": dict(chunk.metadata),
+        WORDS: facets.words,
+        TEXTS: _searchable(facets.texts),
+        FOLDS: _searchable(facets.folds),
+    }
+    if max(len(json.dumps(value).encode()) for value in fields.values()) > _MAX_BYTES:
+        raise InvalidMetadataError(
+            f"metadata of {chunk.id[:60]!r}: larger than Milvus keeps ({_MAX_BYTES:,} bytes). Fix: shorten it"
+        )
+    if len(facets.tokens) > _MAX_TOKENS:
+        raise InvalidMetadataError(
+            f"metadata of {chunk.id[:60]!r}: at most {_MAX_TOKENS:,} values and list items together, got more. "
+            f"Fix: shorten its lists"
+        )
+    return {**fields, TOKENS: facets.tokens}
+
+
+def to_chunk(row: Mapping[str, Any]) -> Chunk:
+    """Return the chunk of a row."""
+    return Chunk(row["id"], row["text"], dict(row["metadata"]))
+
+
+def dense_and_sparse(rows: Sequence[Mapping[str, Any]], vocab_size: int, dim: int) -> tuple[FloatArray, csr_array]:
+    """Return the dense vectors, `(n, dim)` float32, and sparse rows, `(n, vocab_size)`, of rows."""
+    dense = np.array([row["dense"] for row in rows], dtype=np.float32).reshape(len(rows), dim)
+    return dense, sparse_rows([row["sparse"] for row in rows], vocab_size)
+
+
+def cut(blob: bytes) -> Iterator[bytes]:
+    """Cut a blob into parts that fit a string of an array."""
+    return (blob[start : start + _BLOB_PART] for start in range(0, len(blob), _BLOB_PART))
+
+
+def size_of(row: Mapping[str, Any]) -> int:
+    """Return about how many bytes a row has in a request."""
+    blobs = sum(map(len, row.get("token_blobs", ())))
+    structs = row.get("token_vectors", ())
+    floats = len(row["dense"]) + 2 * len(row["sparse"]) + sum(len(struct["vector"]) for struct in structs)
+    return 4 * floats + blobs + 4 * len(row["text"]) + len(json.dumps(row["metadata"])) * 6 + 36 * len(row[TOKENS])
+
+
+def _searchable(texts: Mapping[str, str]) -> dict[str, str]:
+    return {name: letters(text) for name, text in texts.items() if len(text.encode()) <= _MAX_SEARCHED}
