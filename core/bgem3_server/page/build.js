@@ -1,0 +1,55 @@
+// Fill a collection: files, pasted text or the samples, a few documents at a time so that the bar is true.
+
+import { call } from "./api.js";
+import { listCollections } from "./collections.js";
+import { attempt, byId, onSubmit } from "./dom.js";
+
+const AT_ONCE = 16;
+
+export function startBuild() {
+  const problem = byId("search-problem");
+  onSubmit(byId("build-form"), problem, async () => add(await chosenDocuments()));
+  byId("build-samples").addEventListener("click", (event) =>
+    attempt(event.target, problem, async () => add((await (await fetch("page/samples.json")).json()).documents)),
+  );
+  const drop = byId("drop");
+  for (const name of ["dragover", "dragleave", "drop"]) {
+    drop.addEventListener(name, (event) => {
+      event.preventDefault();
+      drop.classList.toggle("over", name === "dragover");
+      if (name === "drop") byId("build-files").files = event.dataTransfer.files;
+    });
+  }
+}
+
+async function chosenDocuments() {
+  const files = [...byId("build-files").files];
+  const pasted = byId("build-text").value.trim();
+  if (pasted) files.push(new File([pasted], `pasted-${Date.now().toString(36)}.txt`));
+  if (!files.length) throw new Error("Choose a file, or paste some text.");
+  const documents = [];
+  for (const file of files) {
+    say(`Reading ${file.name} …`, documents.length, undefined);
+    documents.push(...(await call("POST", `v1/parse?filename=${encodeURIComponent(file.name)}`, file)).documents);
+  }
+  return documents;
+}
+
+async function add(documents) {
+  const name = byId("build-name").value.trim();
+  for (let done = 0; done < documents.length; done += AT_ONCE) {
+    say(`${done} of ${documents.length} passages`, done, documents.length);
+    await call("POST", `v1/collections/${encodeURIComponent(name)}/documents`, { documents: documents.slice(done, done + AT_ONCE) });
+  }
+  say(`${documents.length} passages added to ${name}.`, documents.length, documents.length);
+  byId("build-text").value = byId("build-files").value = "";
+  await listCollections(name);
+}
+
+function say(text, done, total) {
+  byId("build-progress").hidden = false;
+  byId("build-said").textContent = text;
+  const bar = byId("build-bar");
+  if (total === undefined) bar.removeAttribute("value");
+  else Object.assign(bar, { max: Math.max(total, 1), value: done });
+}

@@ -1,0 +1,95 @@
+// Search: the query, its options, and hits that show why they were found.
+
+import { call } from "./api.js";
+import { startBuild } from "./build.js";
+import { byId, drawPieces, element, fixed, HEADS, milliseconds, NAMES, onSubmit } from "./dom.js";
+import { parseFilter } from "./filter.js";
+
+export function startSearch() {
+  startBuild();
+  byId("search-preset").addEventListener("change", (event) => event.target.value && setWeights(event.target.value.split(",")));
+  for (const head of HEADS) {
+    byId(`weight-${head}`).addEventListener("input", () => {
+      byId("search-preset").value = "";
+      byId(`weight-${head}-value`).textContent = byId(`weight-${head}`).value;
+    });
+  }
+  onSubmit(byId("search-form"), byId("search-problem"), search);
+}
+
+function setWeights(values) {
+  HEADS.forEach((head, place) => {
+    byId(`weight-${head}`).value = values[place];
+    byId(`weight-${head}-value`).textContent = values[place];
+  });
+}
+
+async function search() {
+  const name = byId("search-collection").value;
+  if (!name) throw new Error("There is no collection yet: fill one first, or add the samples.");
+  const preset = byId("search-preset").value.split(",");
+  const chosen = preset.length === 3 ? preset : HEADS.map((head) => byId(`weight-${head}`).value);
+  const weights = Object.fromEntries(HEADS.map((head, place) => [head, Number(chosen[place])]));
+  const answer = await call("POST", `v1/collections/${name}/search`, {
+    query: byId("search-query").value,
+    k: Number(byId("search-k").value),
+    mode: byId("search-mode").value,
+    strategy: byId("search-strategy").value,
+    where: parseFilter(byId("search-where").value),
+    weights,
+    explain: true,
+  });
+  const list = element("ol", { className: "hits" }, ...answer.hits.map((hit, rank) => card(hit, rank, weights)));
+  byId("search-result").replaceChildren(answer.hits.length ? list : element("p", { className: "empty" }, "Nothing found."), stages(answer));
+}
+
+function card(hit, rank, weights) {
+  const total = HEADS.reduce((sum, head) => sum + weights[head], 0);
+  const shares = HEADS.map((head) => Math.max(0, ((hit.scores[head] ?? 0) * weights[head]) / total));
+  const parts = HEADS.map((head, place) => element("div", { className: `bar-part ${head}-map`, style: { width: `${shares[place] * 100}%` } }));
+  const legend = HEADS.filter((head) => head in hit.scores).map((head) =>
+    element("span", { className: `head-name ${head}-map` }, `${NAMES[head]} ${fixed(hit.scores[head])}`),
+  );
+  return element(
+    "li",
+    { className: "hit card" },
+    element("div", { className: "hit-head" }, element("span", {}, `${rank + 1} · ${hit.id}`), element("b", {}, fixed(hit.score, 3))),
+    element("p", { className: "hit-text", dir: "auto" }, ...drawPieces(hit.text, joined(hit.matches ?? []), marked)),
+    element("div", { className: "split", ariaHidden: "true" }, ...parts),
+    element("div", { className: "legend-row" }, ...legend),
+    element("div", { className: "chips" }, ...chips(hit.metadata)),
+  );
+}
+
+/** One piece a place: a word that both have and a token that is alike may be the same. */
+function joined(matches) {
+  const places = new Map();
+  for (const { start, end, strength, head } of matches) {
+    const piece = places.get(start) ?? { start, end, word: 0, near: 0 };
+    piece[head === "sparse" ? "word" : "near"] = strength;
+    places.set(start, piece);
+  }
+  return [...places.values()].sort((a, b) => a.start - b.start);
+}
+
+function marked(text, piece) {
+  const kinds = ["word", "near"].filter((kind) => piece[kind] > 0);
+  return element("mark", { className: kinds.join(" "), style: { "--value": piece.word || piece.near } }, text);
+}
+
+export function chips(metadata) {
+  return Object.entries(metadata).map(([key, value]) => element("span", { className: "chip" }, `${key}: ${[value].flat().join(", ")}`));
+}
+
+function stages(answer) {
+  const rows = answer.stages.map(({ name, candidates, seconds }) =>
+    element("tr", {}, element("th", { scope: "row" }, name.replaceAll("_", "-")), element("td", {}, `${candidates}`), element("td", {}, milliseconds(seconds))),
+  );
+  const head = element("tr", {}, ...["Stage", "Left", "Time"].map((name) => element("th", { scope: "col" }, name)));
+  return element(
+    "details",
+    { className: "stages card", open: true },
+    element("summary", {}, `${milliseconds(answer.seconds)} in all`),
+    element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows)),
+  );
+}
