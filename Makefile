@@ -5,12 +5,18 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 SOURCES := core langchain_bgem3 llamaindex_bgem3 tests examples benchmarks tools
 MODEL ?= examples/bge-m3-mini
 
-.PHONY: help demo install test test-integration fix check bench docs clean
+.PHONY: help demo serve install test test-integration fix check bench docs clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
 demo: .venv/.demo  ## ingest a multilingual collection and search it (MODEL=BAAI/bge-m3 for the real model)
 	$(BIN)/python examples/demo.py --model "$(MODEL)"
+	@echo
+	@echo 'Now look for yourself:  make serve MODEL=$(MODEL)'
+	@echo 'and open http://127.0.0.1:8080'
+
+serve: .venv/.demo  ## the page and the HTTP API on http://127.0.0.1:8080 (MODEL=BAAI/bge-m3 for the real model)
+	$(BIN)/python -m bgem3 serve --model "$(MODEL)" --db db/serve
 
 install: .venv/.dev  ## make .venv with every extra that demo and tests use
 

@@ -9,7 +9,7 @@ from bgem3.encoder import M3Encoder
 from bgem3.types import Hit, Token
 
 # Token pairs less alike than this are no match worth showing.
-_ALIKE = 0.5
+_ALIKE = 0.6
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,8 @@ async function search() {
     weights,
     explain: true,
   });
+  // on a narrow screen what was filled in would push the hits out of sight
+  if (innerWidth < 832) byId("build").open = byId("options").open = false;
   const list = element("ol", { className: "hits" }, ...answer.hits.map((hit, rank) => card(hit, rank, weights)));
   byId("search-result").replaceChildren(answer.hits.length ? list : element("p", { className: "empty" }, "Nothing found."), stages(answer));
 }
