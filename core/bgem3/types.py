@@ -128,7 +128,8 @@ class Matches:
 
     Attributes:
         lexical: The shared tokens, the largest part first; empty where none or no sparse head was used.
-        tokens: One for each query token, in the query's order; empty where no multi-vector head was used.
+        tokens: One for each query token, in the query's order; empty where no multi-vector head was
+            used, or where the codec pools token vectors.
     """
 
     lexical: tuple[LexicalMatch, ...] = ()

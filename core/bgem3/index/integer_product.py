@@ -19,7 +19,9 @@ Array = NDArray[Any]
 
 # An ONNX model of one node, MatMulInteger: a (n, k) uint8, b (k, m) int8 -> c (n, m) int32.
 # Its test makes it anew with the onnx package.
-MODEL = b64decode("CAgSBWJnZW0zOlYKGAoBYQoBYhIBYyINTWF0TXVsSW50ZWdlchIHcHJvZHVjdFoPCgFhEgoKCAgCEgQKAAoAWg8KAWISCgoICAMSBAoACgBiDwoBYxIKCggIBhIECgAKAEIECgAQDQ==")
+MODEL = b64decode(
+    "CAgSBWJnZW0zOlYKGAoBYQoBYhIBYyINTWF0TXVsSW50ZWdlchIHcHJvZHVjdFoPCgFhEgoKCAgCEgQKAAoAWg8KAWISCgoICAMSBAoACgBiDwoBYxIKCggIBhIECgAKAEIECgAQDQ=="
+)
 
 
 @cache

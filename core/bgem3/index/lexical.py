@@ -6,17 +6,15 @@ segments, which are merged as rows are added, so that a query touches few of the
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from bgem3.index.segment import SEGMENT_ROWS, Segment, invert, merge
+from bgem3.index.threads import run_all, thread_count
 from bgem3.types import FloatArray, IntArray, Lexical
 
 # Robertson et al. 1994; the values Lucene ships with.
@@ -119,7 +117,7 @@ class LexicalIndex:
         if len(self._parts) > 2:
             # The largest first: its best rows spare the others work.
             order = sorted(self._parts, key=lambda part: -len(part.segment))
-            list(_pool().map(search.visit, (order[i :: _threads()] for i in range(_threads()))))
+            run_all(search.visit, [order[i :: thread_count()] for i in range(thread_count())])
         else:
             search.visit(self._parts)
         return search.best()
@@ -278,18 +276,3 @@ def _cut(rows: IntArray, scores: FloatArray, n: int) -> tuple[IntArray, FloatArr
         return rows, scores
     kept = scores >= np.partition(scores, -n)[-n]
     return rows[kept], scores[kept]
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_threads(), thread_name_prefix="bgem3-lexical")
-
-
-@cache
-def _threads() -> int:
-    return min(8, os.cpu_count() or 1)
-
-
-if hasattr(os, "register_at_fork"):
-    # A child process has none of its parent's threads.
-    os.register_at_fork(after_in_child=_pool.cache_clear)

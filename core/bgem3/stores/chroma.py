@@ -58,8 +58,8 @@ class ChromaStore:
         collection: Its name, 3 to 512 characters of a-z, A-Z, 0-9, dot, dash and underscore.
         client: A Chroma client instead of `path`, e.g. `chromadb.HttpClient(...)`.
         sidecar: Folder of the sidecar file; needed with `client`, beside Chroma's files otherwise.
-        codec: How token vectors are kept: float32, float16, int8, int4, int2 or binary. At dim 1,024
-            and 200 tokens a chunk that is 819, 410, 206, 103, 52 and 26 kB. Fixed when the
+        codec: How token vectors are kept: float32, float16, int8, int4, int2 or binary; `get_codec` tells
+            of more. At dim 1,024 and 200 tokens a chunk that is 819, 410, 206, 103, 52 and 26 kB. Fixed when the
             collection is made.
 
     Raises:

@@ -59,8 +59,8 @@ class ChromaSearcher:
         return self.lexical.parts(query, rows)
 
     def token_vectors(self, rows: IntArray) -> list[FloatArray]:
-        """Return the token vectors of rows, as far as the codec kept them."""
-        return [self.codec.decode(blob) for blob in self.sidecar.multi_vectors(rows)]
+        """Return the token vectors of rows, as far as the codec kept them; nothing where it pools."""
+        return [] if self.codec.pools else self._decoded(rows)
 
     def ids(self, rows: IntArray) -> list[str]:
         """Return the chunk ids of rows, in order."""
@@ -95,7 +95,7 @@ class ChromaSearcher:
         return chunks, M3Embeddings(
             dense=np.array([dense[chunk.id] for chunk in chunks], dtype=np.float32),
             sparse=self.sidecar.sparse_of(rows, vocab_size),
-            multi_vector=MultiVectors.from_list(self.token_vectors(rows)),
+            multi_vector=MultiVectors.from_list(self._decoded(rows)),
         )
 
     def unchanged(self, chunks: Sequence[Chunk]) -> set[str]:
@@ -112,6 +112,9 @@ class ChromaSearcher:
             and found[one.id][1] in (one.row, None)
             and hash_text(found[one.id][0].text) == one.text_hash
         }
+
+    def _decoded(self, rows: IntArray) -> list[FloatArray]:
+        return [self.codec.decode(blob) for blob in self.sidecar.multi_vectors(rows)]
 
     def _dense_scores(self, vector: FloatArray, rows: IntArray) -> FloatArray:
         if not len(rows):

@@ -62,7 +62,10 @@ class Primitives(Protocol):
         """Return what each shared token id adds to the sparse score of `rows`, in their order."""
 
     def token_vectors(self, rows: IntArray) -> list[FloatArray]:
-        """Return the token vectors of `rows`, `(n_tokens, multi_dim)` each, as they are scored."""
+        """Return the token vectors of `rows`, `(n_tokens, multi_dim)` each, as they are scored.
+
+        Nothing where they were pooled, so that they stand for no one token.
+        """
 
     def ids(self, rows: IntArray) -> list[str]:
         """Return the chunk ids of `rows`, in their order."""
@@ -217,7 +220,7 @@ class _Run:
                 lexical = [lexical_matches(parts) for parts in self.store.sparse_parts(self.query.sparse, rows)]
             if "multi_vector" in used:
                 vectors = self.store.token_vectors(rows)
-                tokens = [token_matches(self.query.multi_vector[0], passage) for passage in vectors]
+                tokens = [token_matches(self.query.multi_vector[0], one) for one in vectors] or tokens
             return [Matches(*both) for both in zip(lexical, tokens, strict=True)]
 
     def _candidates(self) -> IntArray:

@@ -209,8 +209,8 @@ class MemoryStore:
         return self._lexical.parts(query, rows)
 
     def token_vectors(self, rows: IntArray) -> list[FloatArray]:
-        """Return the token vectors of rows, as far as the codec kept them."""
-        return [self._codec.decode(self._rows[row].tokens) for row in rows.tolist()]
+        """Return the token vectors of rows, as far as the codec kept them; nothing where it pools."""
+        return [] if self._codec.pools else [self._codec.decode(self._rows[row].tokens) for row in rows.tolist()]
 
     def ids(self, rows: IntArray) -> list[str]:
         """Return the chunk ids of rows, in order."""

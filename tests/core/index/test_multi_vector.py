@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, load_model_from_string
 
 from bgem3.embeddings import MultiVectors
 from bgem3.errors import InvalidInputError, StoreCorruptError
+from bgem3.index.integer_product import MODEL, multiply
 from bgem3.index.multi_vector import get_codec
 from bgem3.scoring import max_sim
 
@@ -16,6 +18,9 @@ CODECS = {
     "int4": (5e-3, 512 + 2, 0.9),
     "int2": (2e-2, 256 + 2, 0.9),
     "binary": (5e-2, 128 + 2, 0.8),
+    "int4-plain": (1e-2, 512 + 2, 0.9),
+    "int2-plain": (6e-2, 256 + 2, 0.9),
+    "binary-plain": (0.3, 128 + 2, 0.8),
 }
 
 
@@ -127,3 +132,41 @@ def test_nothing_to_score():
 def test_an_unknown_codec():
     with pytest.raises(InvalidInputError, match="got 'pq', expected one of float32"):
         get_codec("pq", 24)
+
+
+@pytest.mark.parametrize("name", ["binary+pool2", "float32+pool2"])
+def test_pooling_halves_what_is_kept(name):
+    passages = clustered(64, [1, 2, 7, 200, 700])
+    codec = get_codec(name, 64)
+    blobs = codec.encode(passages)
+    assert codec.pools
+    assert [len(blob) // codec.bytes_per_vector for blob in blobs] == [1, 2, 4, 100, 350]
+
+
+def test_pooling_joins_the_nearest():
+    vectors = unit(np.array([[1, 0, 0], [0, 1, 0], [1, 0.1, 0], [0, 1, 0.1]], dtype=np.float32))
+    codec = get_codec("float32+pool2", 3)
+    (blob,) = codec.encode(MultiVectors.from_list([vectors]))
+    pooled = codec.decode(blob)
+    expected = unit(np.array([vectors[0] + vectors[2], vectors[1] + vectors[3]]))
+    np.testing.assert_allclose(pooled[np.argsort(-pooled[:, 0])], expected, atol=1e-6)
+
+
+def test_large_and_small_products_are_exact():
+    """Two products of a byte and a byte are added in 16 bits on some processors."""
+    left = np.array([[255, 255, 0, 1] * 16, [0, 15, 1, 255] * 16], dtype=np.uint8)
+    right = np.array([[63, -63]] * 64, dtype=np.int8)
+    assert multiply(left, right).tolist() == (left.astype(int) @ right.astype(int)).tolist()
+
+
+def test_the_model_of_the_product_is_what_onnx_makes():
+    value = lambda name, kind: helper.make_tensor_value_info(name, kind, [None, None])  # noqa: E731
+    kinds = TensorProto
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["a", "b"], ["c"])],
+        "product",
+        [value("a", kinds.UINT8), value("b", kinds.INT8)],
+        [value("c", kinds.INT32)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8, producer_name="bgem3")
+    assert load_model_from_string(MODEL) == model
