@@ -29,6 +29,7 @@ BGEM3Error
 
 BGEM3Warning (UserWarning)
 ├── TruncationWarning                      text was cut under overflow="truncate"
+├── TuningWarning                          a sample too small to tell weights apart
 └── SettingsWarning                        an index opened with other settings than it was made with
 """
 
@@ -169,3 +170,7 @@ class TruncationWarning(BGEM3Warning):
 
 class SettingsWarning(BGEM3Warning):
     """An index is opened with other settings than it was made with."""
+
+
+class TuningWarning(BGEM3Warning):
+    """A labelled sample cannot tell the weights it favours from the default."""

@@ -6,6 +6,7 @@ import asyncio
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from threading import Lock
 from types import TracebackType
 from typing import Unpack
@@ -26,6 +27,7 @@ from bgem3.intake import check_id, check_ids, check_new, checked_chunks
 from bgem3.matches import named
 from bgem3.metadata import check_metadata
 from bgem3.stores.base import Store
+from bgem3.tuned import Tuned
 from bgem3.types import (
     HEADS,
     Chunk,
@@ -53,18 +55,28 @@ class HybridIndex:
         store: Where chunks live, e.g. `MemoryStore()` or `ChromaStore("./db")`. `close` closes it.
         lexical: What the sparse head is: the model's learned weights (`m3`), or BM25 over the
             model's tokens (`bm25`), scaled to [0, 1).
+        tuned: Strategy and weights of searches that name neither: a file of `bgem3 tune`, or its content.
 
     Raises:
+        DatasetError: `tuned` is no file of `bgem3 tune`.
         IndexMismatchError: the store was filled with another checkpoint or another `lexical`.
         StoreError: the store cannot be opened.
     """
 
-    def __init__(self, encoder: M3Encoder, store: Store, *, lexical: Lexical = "m3") -> None:
+    def __init__(
+        self,
+        encoder: M3Encoder,
+        store: Store,
+        *,
+        lexical: Lexical = "m3",
+        tuned: Tuned | str | Path | None = None,
+    ) -> None:
         if lexical not in ("m3", "bm25"):
             raise InvalidInputError(f"lexical: got {lexical!r}, expected m3 or bm25")
         self.encoder = encoder
         self.store = store
         self._lexical: Lexical = lexical
+        self._tuned = tuned if isinstance(tuned, Tuned) else Tuned.load(tuned) if tuned else Tuned()
         self._wanted = settings_of(encoder, lexical)
         self._settings = store.open(self._wanted)
         self._warned = False
@@ -139,7 +151,7 @@ class HybridIndex:
         *,
         k: int = 10,
         mode: Mode = "hybrid",
-        strategy: Strategy = "union",
+        strategy: Strategy | None = None,
         fetch_k: int = 100,
         weights: Weights | None = None,
         rrf_k: int = 60,
@@ -158,7 +170,8 @@ class HybridIndex:
                 scored by all heads, and their weighted mean decides. `cascade`: sparse pre-selection,
                 dense re-ranking, all heads on the rest. `rrf`: the ranks are fused.
             fetch_k: Candidates taken from dense and from sparse, independent of k.
-            weights: How much each head counts; None: `Weights.balanced`.
+            weights: How much each head counts. None, as for strategy: the index's own (`tuned`), or
+                `union` and `Weights.balanced`.
             rrf_k: Dampens the first ranks under `rrf`.
             where: A metadata filter, e.g. `{"lang": "zh"}` or `{"$and": [{"year": {"$gte": 2020}}, ...]}`.
             exhaustive: Score every chunk and not only candidates; not with `cascade`.
@@ -190,7 +203,7 @@ class HybridIndex:
 
     def search_many(self, queries: Sequence[str], **options: Unpack[SearchOptions]) -> list[Hits]:
         """Search for several queries, encoded together; options and errors are those of `search`."""
-        plan = make_plan(options)
+        plan = self._plan(options)
         self._check_can_search()
         heads = self._model_heads(plan)
         embeddings = self.encoder.encode_queries(queries, heads=heads) if heads else None
@@ -202,13 +215,13 @@ class HybridIndex:
         Under `lexical="bm25"` their sparse rows must be token counts. With `explain=True` the matches name
         tokens by id and position only, since the queries' texts are not known here.
         """
-        plan = make_plan(options)
+        plan = self._plan(options)
         self._check_can_search()
         return self._run(queries, plan)
 
     async def asearch(self, query: str, **options: Unpack[SearchOptions]) -> Hits:
         """Do what `search` does, beside the event loop; concurrent callers share forward passes."""
-        plan = make_plan(options)
+        plan = self._plan(options)
         self._check_can_search()
         heads = self._model_heads(plan)
         embeddings = await self.encoder.aencode_queries([query], heads=heads) if heads else None
@@ -359,6 +372,11 @@ class HybridIndex:
                 # Another thread replaced or deleted these since they were looked up.
                 self.store.upsert(changed, self._encode(changed))
         return len(prepared)
+
+    def _plan(self, options: SearchOptions) -> SearchPlan:
+        if options.get("strategy") is None and options.get("weights") is None:
+            return make_plan({**options, **self._tuned.options})
+        return make_plan(options)
 
     def _check_closed(self) -> None:
         if self._closed:

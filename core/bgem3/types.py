@@ -242,7 +242,7 @@ class SearchOptions(TypedDict, total=False):
 
     k: int
     mode: Mode
-    strategy: Strategy
+    strategy: Strategy | None
     fetch_k: int
     weights: Weights | None
     rrf_k: int
@@ -253,7 +253,7 @@ class SearchOptions(TypedDict, total=False):
 
 
 def make_plan(options: SearchOptions) -> SearchPlan:
-    """Return the checked plan of some options; weights that are None are `Weights.balanced`.
+    """Return the checked plan of some options; None is `union` as strategy and `Weights.balanced` as weights.
 
     Raises:
         InvalidInputError: an option is unknown or out of range.
@@ -264,7 +264,10 @@ def make_plan(options: SearchOptions) -> SearchPlan:
             f"unknown search options {', '.join(sorted(unknown))}; expected some of "
             f"{', '.join(SearchOptions.__annotations__)}"
         )
-    values: dict[str, Any] = {**options, "weights": options.get("weights") or Weights.balanced}
+    values: dict[str, Any] = {**options}
+    for name in ("strategy", "weights"):
+        if values.get(name) is None:
+            values.pop(name, None)
     return SearchPlan(**values)
 
 

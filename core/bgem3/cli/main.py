@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "search": "bgem3.cli.collections",
     "chat": "bgem3.cli.chat",
     "eval": "bgem3.cli.quality",
+    "tune": "bgem3.cli.quality",
     "serve": "bgem3.cli.serve",
     "doctor": "bgem3.cli.doctor",
 }

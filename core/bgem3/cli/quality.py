@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
 
 import typer
 
 from bgem3.cli.options import BackendOption, JsonOption, ModelOption
-from bgem3.errors import InvalidInputError
+from bgem3.errors import InvalidInputError, TuningWarning
 from bgem3.types import MODES, STRATEGIES, Lexical, Weights
 
 if TYPE_CHECKING:
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from bgem3.encoder import M3Encoder
     from bgem3.evaluation.dataset import Dataset
     from bgem3.evaluation.evaluate import Evaluation
+    from bgem3.evaluation.tuning import Tuning
 
 Choice = TypeVar("Choice", bound=str)
 LEXICALS: tuple[Lexical, ...] = get_args(Lexical)
@@ -82,6 +86,62 @@ def eval(
     if out:
         paths = save(evaluations, out, baseline=baseline)
         sys.stderr.write(f"written: {', '.join(map(str, paths))}\n")
+
+
+def tune(
+    folder: Annotated[Path, typer.Argument(help="Folder with corpus.jsonl, queries.jsonl and qrels.tsv.")],
+    out: Annotated[Path, typer.Option(help="File to write, for HybridIndex(..., tuned=FILE).")] = Path("tuned.json"),
+    model: ModelOption = "BAAI/bge-m3",
+    backend: BackendOption = "auto",
+    max_length: MaxLength = None,
+    overflow: Overflow = "window",
+    qrels: QrelsFile = None,
+    titles: Titles = True,
+    queries: Sample = None,
+    strategy: Strategies = "union,cascade,rrf",
+    lexical: Annotated[str, typer.Option(help="Weighting of the index's sparse head: m3 or bm25.")] = "m3",
+    codec: Annotated[str, typer.Option(help="Codec of the index's token vectors.")] = "float32",
+    cache: Cache = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find strategy and weights from labelled questions, cross-validated, for an index to pick up (extra: eval).
+
+    Where the questions cannot tell them from the default, the file holds the default, and a warning says so.
+    """
+    from bgem3.evaluation.tuning import tune as find
+
+    strategies = _choices("strategy", strategy, STRATEGIES)
+    (weighting,) = _choices("lexical", lexical, LEXICALS)[:1]
+    (dataset,) = _read([folder], qrels, titles, queries)
+    encoder = _load(model, backend, max_length, overflow)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", TuningWarning)
+        found = find(
+            dataset,
+            encoder,
+            strategies=strategies,
+            lexical=weighting,
+            codec=codec,
+            cache=cache,
+            show_progress=sys.stderr.isatty(),
+        )
+    found.advised.save(out)
+    _tell(found, out, as_json)
+    sys.stderr.writelines(f"warning: {one.message}\n" for one in caught)
+
+
+def _tell(found: Tuning, out: Path, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps({**asdict(found), "trusted": found.trusted, "file": str(out)}) + "\n")
+        return
+    weights = found.best.weights
+    sys.stdout.write(
+        f"best on all {found.best.evidence['questions']} questions: {found.best.strategy}, dense {weights.dense:g}, "
+        f"sparse {weights.sparse:g}, multi-vector {weights.multi_vector:g}\n"
+        f"nDCG@10 on questions left out: {found.held_out:.3f}; default: {found.default:.3f} "
+        f"(difference {found.low:+.3f} to {found.high:+.3f}, p = {found.p:.3f})\n"
+        f"written: {out} ({'tuned' if found.trusted else 'default'})\n"
+    )
 
 
 def parse_weights(text: str) -> Weights:

@@ -58,3 +58,15 @@ def test_weights(tmp_path):
     for bad in ("heavy", "1/x/1", "1/2/3/4", "1/-1/1"):
         with pytest.raises(InvalidInputError, match="weights:"):
             parse_weights(bad)
+
+
+def test_tune_writes_what_an_index_reads_and_says_what_it_is_worth(folder, checkpoint):
+    (folder / "queries.jsonl").write_text(
+        "".join(json.dumps({"_id": f"q{i}", "text": f"town {i}"}) + "\n" for i in range(12)), "utf-8"
+    )
+    (folder / "qrels.tsv").write_text("".join(f"q{i}\tp{i}\t1\n" for i in range(12)), "utf-8")
+    done = run("tune", folder, "--model", checkpoint, "--strategy", "union", "--out", folder / "tuned.json")
+    assert "best on all 12 questions: union" in done.stdout
+    trusted = "(tuned)" in done.stdout
+    assert trusted or "warning: 12 questions cannot tell" in done.stderr
+    assert Tuned.load(folder / "tuned.json").evidence["questions"] == 12
