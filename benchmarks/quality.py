@@ -30,7 +30,7 @@ from bgem3.types import STRATEGIES
 SETS = ("jaquad_dev", "drcd", "arcd", "iapp_valid")
 CODECS = ("float32", "float16", "int8", "int4", "int2", "binary")
 PRESETS = {"balanced": Weights.balanced, "long_document": Weights.long_document, "lexical": Weights.lexical}
-SAMPLES = (50, 100, 200)
+SAMPLES = (50, 100)
 DRAWS = 10
 
 
