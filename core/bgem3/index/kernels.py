@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+# Finding a document in a list costs as much as reading so many postings.
+_LOOKUP = 20
+
 
 @njit(nogil=True, cache=True)
 def find_lists(tokens: Array, starts: Array, wanted: Array, lists: Array) -> None:
@@ -124,18 +127,35 @@ def search(
     # Sums are rounded in another order than bounds are.
     floor = threshold * (1 - 1e-5)
     rest = _skippable(bounds, floor, skip)
+    left_out = 0
     for t in range(len(factors)):
-        if not skip[t]:
-            part = slice(lists[t, 0], lists[t, 1])
-            _add_list(total, docs[part], weights[part], damping, factors[t])
-    count = 0
+        if skip[t]:
+            left_out += lists[t, 1] - lists[t, 0]
+        else:
+            _add_list(total, docs[lists[t, 0] : lists[t, 1]], weights[lists[t, 0] : lists[t, 1]], damping, factors[t])
     low = max(floor - rest, 0.0)
+    if left_out and _LOOKUP * len(factors) * _count(total, low) > left_out:
+        for t in range(len(factors)):
+            if skip[t]:
+                part = slice(lists[t, 0], lists[t, 1])
+                _add_list(total, docs[part], weights[part], damping, factors[t])
+        low = floor
+    count = 0
     for doc in range(len(total)):
         if total[doc] > 0 and total[doc] >= low and (len(mask) == 0 or mask[doc]):
             found[count] = doc
             scores[count] = total[doc]
             count += 1
     total[:] = 0
-    if rest > 0:
+    if left_out:
+        # The same sums in the same order as `scores` gives, to the last bit.
         score_docs(found[:count], docs, weights, damping, lists, factors, scores)
+    return count
+
+
+@njit(nogil=True, cache=True)
+def _count(total: Array, low: float) -> int:
+    count = 0
+    for doc in range(len(total)):
+        count += total[doc] > 0 and total[doc] >= low
     return count

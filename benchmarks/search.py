@@ -1,0 +1,313 @@
+"""How fast the embedded index finds, beside its peers, on synthetic collections of growing size.
+
+Usage: python benchmarks/search.py lexical|late|hybrid [--sizes 1000 10000] [--runs 100] [--results FILE]
+       python benchmarks/search.py plot --results FILE
+
+Synthetic statistics: 56 tokens a chunk drawn from 250,002 ids by Zipf's law (about 51 distinct), frequent ids with
+small weights; 200 token vectors of 1,024 dimensions a chunk, one of 100 blocks; dense vectors in clusters.
+Light queries are 12 tokens drawn like a chunk's; heavy ones also hold the ten most frequent ids. Peers that are
+not installed are left out. A line of JSON a measurement is added to the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_array, vstack
+
+from bgem3.embeddings import M3Embeddings, MultiVectors
+from bgem3.index.lexical import LexicalIndex
+from bgem3.index.multi_vector import get_codec
+from bgem3.index.snapshot import Snapshot
+from bgem3.stores.chroma import ChromaStore
+from bgem3.types import Chunk, IndexSettings, SearchPlan
+
+VOCABULARY, DIM, TOKENS, QUERY_TOKENS, BLOCKS = 250_002, 1024, 200, 32, 100
+FREQUENCY = np.cumsum(1 / (np.arange(VOCABULARY) + 3.7))
+FREQUENCY /= FREQUENCY[-1]
+SETTINGS = IndexSettings(fingerprint="synthetic", dim=DIM, multi_dim=DIM, vocab_size=VOCABULARY)
+
+
+def sparse_rows(random: np.random.Generator, n: int, draws: int) -> csr_array:
+    ids = np.sort(np.searchsorted(FREQUENCY, random.random((n, draws))), axis=1)
+    first = np.diff(ids, axis=1, prepend=-1) > 0
+    columns = ids[first].astype(np.int32)
+    scale = 0.06 + 0.2 * np.log(columns + 1) / np.log(VOCABULARY)
+    weights = (scale * random.lognormal(0, 0.5, len(columns))).astype(np.float32)
+    return csr_array((weights, columns, np.append(0, np.cumsum(first.sum(axis=1)))), shape=(n, VOCABULARY))
+
+
+def with_frequent(query: csr_array) -> csr_array:
+    frequent = csr_array((np.full(10, 0.08, np.float32), np.arange(10), np.array([0, 10])), shape=query.shape)
+    return csr_array(query.maximum(frequent))
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def milliseconds(run: Callable[[Any], object], queries: Sequence[Any]) -> dict[str, float]:
+    run(queries[0])
+    taken = []
+    for query in queries:
+        start = time.perf_counter()
+        run(query)
+        taken.append(1000 * (time.perf_counter() - start))
+    return spread(taken)
+
+
+def spread(taken: Sequence[float]) -> dict[str, float]:
+    names = {"best_ms": 0, "p50_ms": 50, "p95_ms": 95}
+    return {name: round(float(np.percentile(taken, percent)), 2) for name, percent in names.items()}
+
+
+def seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def resident_mb() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() // 2**20
+
+
+def lexical(size: int, runs: int) -> Iterator[dict[str, Any]]:
+    random = np.random.default_rng(0)
+    index, building, before = LexicalIndex(), 0.0, resident_mb()
+    for start in range(0, size, 4096):
+        rows = sparse_rows(random, min(4096, size - start), 56)
+        building += seconds(partial(index.add, np.arange(start, start + rows.shape[0]), rows))
+    light = [sparse_rows(random, 1, 12) for _ in range(runs)]
+    heavy = [with_frequent(query) for query in light]
+    building += seconds(lambda: index.top(light[0], 1))
+    with tempfile.TemporaryDirectory() as folder:
+        snapshot = Snapshot(Path(folder) / "lexical", owner="benchmark", weighting="m3")
+        saving = seconds(partial(snapshot.save, index.segments()))
+        began = time.perf_counter()
+        mapped = LexicalIndex(segments=snapshot.load())
+        about = {"size": size, "chunks_per_s": round(size / building), "save_s": round(saving, 2)}
+        about |= {"open_s": round(time.perf_counter() - began, 3), "bytes_per_chunk": round(snapshot.size() / size)}
+        candidates = np.sort(random.choice(size, 200, replace=False))
+        half = np.flatnonzero(random.random(size) < 0.5)
+        for name, queries in (("light", light), ("heavy", heavy)):
+            taken = milliseconds(lambda query: mapped.top(query, 100), queries)
+            yield {"what": f"top 100, {name}", **about, **taken}
+            taken = milliseconds(lambda query: mapped.top(query, 100, half), queries)
+            yield {"what": f"top 100 of half, {name}", "size": size, **taken}
+        taken = milliseconds(lambda query: mapped.scores(query, candidates), heavy)
+        yield {"what": "scores of 200", "size": size, "resident_mb": resident_mb() - before, **taken}
+    if size <= 100_000:
+        yield from lexical_peers(size, heavy)
+
+
+def lexical_peers(size: int, queries: Sequence[csr_array]) -> Iterator[dict[str, Any]]:
+    random = np.random.default_rng(0)
+    matrix = vstack([sparse_rows(random, min(4096, size - s), 56) for s in range(0, size, 4096)], format="csr")
+    columns = matrix.tocsc()
+
+    def by_columns(query: csr_array) -> object:
+        scores = np.zeros(size, dtype=np.float32)
+        for token, weight in zip(query.indices, query.data, strict=True):
+            part = slice(columns.indptr[token], columns.indptr[token + 1])
+            scores[columns.indices[part]] += weight * columns.data[part]
+        return np.argpartition(scores, -100)[-100:]
+
+    index = LexicalIndex()
+    index.add(np.arange(size), matrix)
+    exact = [(matrix @ query.T).toarray()[:, 0] for query in queries[:20]]
+    recall = np.mean(
+        [np.isin(np.argsort(-e)[:100], index.top(q, 100)[0]).mean() for e, q in zip(exact, queries, strict=False)]
+    )
+    yield {"what": "numpy posting lists, heavy", "size": size, **milliseconds(by_columns, queries)}
+    yield {"what": "recall of ours against a matrix product", "size": size, "recall": round(float(recall), 4)}
+    if find_spec("bm25s"):
+        import bm25s
+
+        peer = bm25s.BM25()
+        texts = [[str(i) for i in matrix.indices[matrix.indptr[r] : matrix.indptr[r + 1]]] for r in range(size)]
+        peer.index(texts, show_progress=False)
+        words = [[[str(i) for i in query.indices]] for query in queries]
+        yield {
+            "what": "bm25s, heavy", "size": size,
+            **milliseconds(lambda q: peer.retrieve(q, k=100, show_progress=False, n_threads=0), words),
+        }  # fmt: skip
+
+
+def late(size: int, runs: int) -> Iterator[dict[str, Any]]:
+    random = np.random.default_rng(0)
+    vectors = unit(random.standard_normal((size * TOKENS, DIM)))
+    passages = MultiVectors(vectors, np.arange(0, len(vectors) + 1, TOKENS))
+    queries = [unit(vectors[s : s + QUERY_TOKENS] + 0.03 * random.standard_normal((QUERY_TOKENS, DIM)))
+               for s in random.integers(0, len(vectors) - QUERY_TOKENS, runs)]  # fmt: skip
+    exact = [np.array([(q @ p.T).max(axis=1).mean() for p in passages]) for q in queries[:20]]
+    for name in ("binary", "int2", "int8", "float16"):
+        codec = get_codec(name, DIM)
+        began = time.perf_counter()
+        blobs = codec.encode(passages)
+        rate = round(size / (time.perf_counter() - began))
+        taken = milliseconds(lambda q: codec.scores(q, blobs), queries)  # noqa: B023
+        error = max(np.abs(codec.scores(q, blobs) - e).max() for q, e in zip(queries, exact, strict=False))
+        yield {"what": f"ours, {name}", "bytes_per_chunk": len(blobs[0]), "encode_chunks_per_s": rate, **taken,
+               "largest_error": round(float(error), 5)}  # fmt: skip
+    joined = np.ascontiguousarray(vectors)
+    offsets = passages.offsets[:-1]
+    yield {"what": "numpy, one float32 product and a segmented maximum",
+           **milliseconds(lambda q: np.maximum.reduceat(q @ joined.T, offsets, axis=1).mean(axis=0), queries)}  # fmt: skip
+    if find_spec("maxsim_cpu"):
+        import maxsim_cpu
+
+        block = np.ascontiguousarray(vectors.reshape(size, TOKENS, DIM))
+        yield {"what": "maxsim-cpu, float32", **milliseconds(lambda q: maxsim_cpu.maxsim_scores(q, block), queries)}
+    if find_spec("FlagEmbedding"):
+        import torch
+
+        # FlagEmbedding 1.4.2, BGEM3FlagModel.colbert_score, which needs a loaded model; one call a passage.
+        def colbert_score(q: np.ndarray, p: np.ndarray) -> torch.Tensor:
+            scores, _ = torch.einsum("in,jn->ij", torch.from_numpy(q), torch.from_numpy(p)).max(-1)
+            return torch.sum(scores) / q.shape[0]
+
+        yield {"what": "FlagEmbedding colbert_score, one call a passage",
+               **milliseconds(lambda q: [colbert_score(q, p) for p in passages], queries)}  # fmt: skip
+
+
+class RepeatedBlocks:
+    """A codec that keeps blocks encoded once, so that building a collection does not wait for encoding."""
+
+    def __init__(self, codec: Any, blobs: Sequence[bytes]) -> None:
+        self._codec, self._blobs = codec, blobs
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._codec, name)
+
+    def encode(self, vectors: MultiVectors) -> list[bytes]:
+        """Return blocks in turn."""
+        return [self._blobs[i % len(self._blobs)] for i in range(len(vectors))]
+
+
+def hybrid(size: int, runs: int) -> Iterator[dict[str, Any]]:
+    random = np.random.default_rng(0)
+    blocks = unit(random.standard_normal((BLOCKS * TOKENS, DIM)))
+    blobs = get_codec("binary", DIM).encode(MultiVectors(blocks, np.arange(0, len(blocks) + 1, TOKENS)))
+    centres = random.standard_normal((max(size // 50, 1), DIM))
+    with tempfile.TemporaryDirectory() as folder:
+        store = ChromaStore(folder)
+        store.open(SETTINGS)
+        store._codec = RepeatedBlocks(store._codec, blobs)
+        building = seconds(lambda: fill(store, size, centres, random))
+        store.close()
+        stem = f"{folder}/bgem3-bgem3"
+        sidecar, snapshot = Path(f"{stem}.sqlite3").stat().st_size, Path(f"{stem}.lexical")
+        store = ChromaStore(folder)
+        about = {
+            "size": size,
+            "chunks_per_s": round(size / building),
+            "open_s": round(seconds(lambda: store.open(SETTINGS)), 3),
+        }
+        about |= {"sidecar_bytes_per_chunk": round(sidecar / size)}
+        about |= {"snapshot_bytes_per_chunk": round(sum(path.stat().st_size for path in snapshot.glob("*")) / size)}
+        queries = [hybrid_query(random, centres) for _ in range(runs)]
+        for name, plan in PLANS.items():
+            yield {"what": name, **about, **milliseconds(partial(search, store, plan), queries)}
+        yield from by_stage(store, size, queries)
+        yield {"what": "resident", "size": size, "resident_mb": resident_mb()}
+        store.close()
+
+
+def fill(store: ChromaStore, size: int, centres: np.ndarray, random: np.random.Generator) -> None:
+    for start in range(0, size, 1000):
+        near = centres[random.integers(0, len(centres), 1000)]
+        numbers = range(start, start + 1000)
+        chunks = [Chunk(f"chunk {i}", f"text {i} " + "x" * 500, {"half": i % 2}) for i in numbers]
+        no_tokens = MultiVectors(np.empty((0, DIM), np.float32), np.zeros(1001, np.int64))
+        dense = unit(near + 0.7 * random.standard_normal((1000, DIM)))
+        store.upsert(chunks, M3Embeddings(dense=dense, sparse=sparse_rows(random, 1000, 56), multi_vector=no_tokens))
+
+
+def hybrid_query(random: np.random.Generator, centres: np.ndarray) -> M3Embeddings:
+    near = centres[random.integers(0, len(centres), 1)]
+    tokens = unit(random.standard_normal((QUERY_TOKENS, DIM)))
+    return M3Embeddings(
+        dense=unit(near + 0.9 * random.standard_normal((1, DIM))),
+        sparse=with_frequent(sparse_rows(random, 1, 12)),
+        multi_vector=MultiVectors(tokens, np.array([0, QUERY_TOKENS])),
+    )
+
+
+def search(store: ChromaStore, plan: SearchPlan, query: M3Embeddings) -> object:
+    return store.search(query, plan)
+
+
+def by_stage(store: ChromaStore, size: int, queries: Sequence[M3Embeddings]) -> Iterator[dict[str, Any]]:
+    taken: dict[str, list[float]] = {}
+    for query in queries:
+        for stage in store.search(query, SearchPlan(explain=True)).stages:
+            taken.setdefault(stage.name, []).append(1000 * stage.seconds)
+    for name, values in taken.items():
+        yield {"what": f"stage: {name}", "size": size, **spread(values)}
+
+
+PLANS = {
+    "hybrid, union": SearchPlan(),
+    "hybrid, union, half filtered": SearchPlan(where={"half": 1}),
+    "hybrid, cascade": SearchPlan(strategy="cascade"),
+    "dense only": SearchPlan(mode="dense"),
+}
+
+
+def plot(results: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    import matplotlib.pyplot as plt
+
+    lines = [json.loads(line) for line in results.read_text().splitlines() if line.startswith("{")]
+    figure, axes = plt.subplots(figsize=(7, 4.2))
+    names = (
+        "top 100, light",
+        "top 100, heavy",
+        "numpy posting lists, heavy",
+        "bm25s, heavy",
+        "hybrid, union",
+        "dense only",
+    )
+    for name in names:
+        points = sorted((line["size"], line["p95_ms"]) for line in lines if line["what"] == name)
+        if points:
+            axes.plot(*zip(*points, strict=True), marker="o", label=name)
+    axes.set(xscale="log", yscale="log", xlabel="chunks", ylabel="p95, ms", title="Search time against collection size")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(results.with_suffix(".svg"), bbox_inches="tight", metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("lexical", "late", "hybrid", "plot"))
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000])
+    parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--results", type=Path, default=Path("search.txt"))
+    options = parser.parse_args()
+    if options.part == "plot":
+        plot(options.results)
+        return
+    parts = {"lexical": lexical, "late": late, "hybrid": hybrid}
+    sizes = [100] if options.part == "late" else options.sizes
+    with options.results.open("a") as file:
+        for line in (line for size in sizes for line in parts[options.part](size, options.runs)):
+            print(json.dumps(line))
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+
+
+if __name__ == "__main__":
+    main()
