@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 SOURCES := core langchain_bgem3 llamaindex_bgem3 tests examples benchmarks tools
 MODEL ?= examples/bge-m3-mini
 
-.PHONY: help demo serve install test test-integration fix check bench docs clean
+.PHONY: help demo serve install test test-integration fix check bench docs release audit clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
@@ -40,8 +40,19 @@ check: .venv/.dev  ## format, lint, types, budgets, imports, versions
 bench: .venv/.dev  ## time the encoder beside FlagEmbedding
 	$(BIN)/python benchmarks/encode.py
 
-docs: .venv/.dev  ## build the API reference in site/
-	$(BIN)/python tools/reference.py site
+docs: .venv/.dev  ## build the documentation in site/
+	$(BIN)/mkdocs build --clean --quiet
+
+release: .venv/.release  ## build wheel and sdist in dist/ and check them
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents --toplevel bgem3,bgem3_server,langchain_bgem3,llamaindex_bgem3 dist/*.whl
+
+audit: .venv/.release  ## known vulnerabilities in the pinned versions, and dist/sbom.json
+	mkdir -p dist
+	$(BIN)/cyclonedx-py environment .venv --output-file dist/sbom.json
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 clean:  ## remove what make made
 	rm -rf .venv .mypy_cache .ruff_cache build dist site
@@ -58,3 +69,7 @@ clean:  ## remove what make made
 .venv/.dev: .venv/bin/python pyproject.toml constraints.txt
 	$(PIP) -e ".[dev]"
 	@touch $@ .venv/.demo
+
+.venv/.release: .venv/.dev
+	$(PIP) -e ".[release]"
+	@touch $@

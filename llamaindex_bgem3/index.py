@@ -261,7 +261,7 @@ def _check_folder(folder: Path) -> None:
     if (folder / _PEER_FILE).exists():
         raise StoreError(
             f"{folder}: written by llama-index-indices-managed-bge-m3 as a pickle, which can run any code when it is "
-            f"read (CVE-2024-14021); it was not opened. Fix: its nodes are plain JSON, build the index again: "
-            f"BGEM3Index(nodes=[*StorageContext.from_defaults(persist_dir=...).docstore.docs.values()])"
+            f"read (CVE-2024-14021); it was not opened. Fix: llamaindex_bgem3.managed.convert_managed_index(persist_dir) "
+            f"reads its nodes and encodes them again"
         )
     raise StoreError(f"{folder}: no index, {_SNAPSHOT} is not there. Fix: the folder given to persist, or store=...")
