@@ -4,6 +4,8 @@ Usage: python examples/finetune/finetune.py DATA --out FOLDER [--model examples/
 
 DATA is a labelled set: corpus.jsonl, queries.jsonl, qrels.tsv. Questions about one half of the answering passages are
 trained on, those about the other half are only measured. FOLDER gets train.jsonl and the checkpoint.
+
+NOTE: written against FlagEmbedding 1.4.2, not run from end to end yet.
 """
 
 from __future__ import annotations
