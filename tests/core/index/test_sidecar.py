@@ -195,7 +195,7 @@ def test_another_format_is_refused(path, sidecar):
     with sqlite3.connect(path) as db:
         db.execute("UPDATE meta SET value = '99' WHERE key = 'format'")
     db.close()
-    with pytest.raises(IndexMismatchError, match="format 99, expected 1. Fix: use the version that made it"):
+    with pytest.raises(IndexMismatchError, match="format 99, expected 1. Fix: bgem3 repair --db"):
         Sidecar(path, codec="int8")
 
 
