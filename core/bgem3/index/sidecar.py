@@ -110,8 +110,7 @@ class Sidecar:
         meta = dict(self.database.select("SELECT key, value FROM meta"))
         if meta.get("format") != str(FORMAT):
             raise IndexMismatchError(
-                f"{self.path}: format {meta.get('format')}, expected {FORMAT}. "
-                f"Fix: bgem3 repair --db {self.path.parent}, or use the version that made it"
+                f"{self.path}: format {meta.get('format')}, expected {FORMAT}. Fix: use the version that made it"
             )
         try:
             self.uuid, self.codec = str(meta["uuid"]), str(meta["codec"])
@@ -309,9 +308,7 @@ class Sidecar:
 
     def _check(self, id_: str, checksum: int, *blobs: bytes) -> None:
         if checksum_of(*blobs) != checksum:
-            raise StoreCorruptError(
-                f"{self.path}: chunk {id_!r} is damaged. Fix: add its text again, or bgem3 repair --db {self.path.parent}"
-            )
+            raise StoreCorruptError(f"{self.path}: chunk {id_!r} is damaged. Fix: add its text again")
 
 
 def old_rows(pending: Sequence[Pending]) -> IntArray:

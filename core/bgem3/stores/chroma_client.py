@@ -69,8 +69,7 @@ class ChromaCollection:
                 + (
                     "another sidecar. Fix: the sidecar folder it was made with, or another collection name"
                     if found
-                    else "another program. Fix: ChromaStore.adopt or bgem3 backfill to add what it lacks, "
-                    "or another collection name"
+                    else "another program. Fix: ChromaStore.adopt to add what it lacks, or another collection name"
                 )
             )
 

@@ -135,9 +135,7 @@ def test_a_collection_of_another_program_is_adopted_in_place(folder, space):
     before = collection.get(include=["documents", "metadatas"])
     client.close()
     encoder = FakeEncoder()
-    with pytest.raises(
-        IndexMismatchError, match=r"belongs to another program. Fix: ChromaStore.adopt or bgem3 backfill"
-    ):
+    with pytest.raises(IndexMismatchError, match=r"belongs to another program. Fix: ChromaStore.adopt to add"):
         HybridIndex(encoder, ChromaStore(folder, collection="langchain"))
     store = ChromaStore.adopt(folder, encoder=encoder, collection="langchain")
     assert verify(store) == Report(3)
