@@ -21,7 +21,7 @@ from bgem3.errors import (
     SettingsWarning,
     StoreClosedError,
 )
-from bgem3.index_settings import LENGTHS, differences, settings_of
+from bgem3.index_settings import LENGTHS, differences, encode_passages, settings_of
 from bgem3.ingestion import Prepared, overlapped, text_slices
 from bgem3.intake import check_id, check_ids, check_new, checked_chunks
 from bgem3.matches import named
@@ -356,8 +356,7 @@ class HybridIndex:
         return [chunk for chunk in chunks if chunk.id not in known], [chunk for chunk in chunks if chunk.id in known]
 
     def _encode(self, chunks: Sequence[Chunk]) -> M3Embeddings:
-        passages = [chunk.text for chunk in chunks]
-        return self._with_lexical(self.encoder.encode_passages(passages, heads=self._model_heads()), passages)
+        return encode_passages(self.encoder, self._lexical, [chunk.text for chunk in chunks])
 
     def _prepare(self, chunks: Sequence[Chunk]) -> Prepared:
         new, known = self._split(chunks)

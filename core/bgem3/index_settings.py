@@ -1,11 +1,15 @@
-"""What an index is made with, read from an encoder and compared."""
+"""What an index is made with, read from an encoder and compared; and passages encoded that way."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from bgem3.encoder import M3Encoder
-from bgem3.types import IndexSettings, Lexical
+from bgem3.embeddings import M3Embeddings
+from bgem3.types import HEADS, IndexSettings, Lexical
+
+if TYPE_CHECKING:
+    from bgem3.encoder import M3Encoder
 
 # How texts are read: chunks of one index must agree on these.
 LENGTHS = ("max_length", "overflow", "window", "window_overlap")
@@ -33,3 +37,11 @@ def differences(made_with: IndexSettings, wanted: IndexSettings, names: Sequence
     """Return the settings of those names that differ, for an error message; empty where none does."""
     pairs = [(name, getattr(made_with, name), getattr(wanted, name)) for name in names]
     return ", ".join(f"{name}={old!r}, now {new!r}" for name, old, new in pairs if old != new)
+
+
+def encode_passages(encoder: M3Encoder, lexical: Lexical, texts: Sequence[str]) -> M3Embeddings:
+    """Return all three heads of passages as a store keeps them: under BM25 the sparse one is token counts."""
+    if lexical == "m3":
+        return encoder.encode_passages(texts, heads=HEADS)
+    encoded = encoder.encode_passages(texts, heads=("dense", "multi_vector"))
+    return M3Embeddings(dense=encoded.dense, sparse=encoder.token_counts(texts), multi_vector=encoded.multi_vector)

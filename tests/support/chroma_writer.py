@@ -1,54 +1,138 @@
-"""A process that writes to a ChromaStore until it is killed, and says on stdout what it has been told is stored.
+"""Processes that write to two collections of one folder until they are killed, and say what they were told is stored.
 
-Usage: python chroma_writer.py FOLDER SEED STATE, where STATE is `{"id": version, ...}` in JSON.
-Each operation prints `{"id": version or null, ...}` before it starts and again when it is acknowledged.
+`python chroma_writer.py FOLDER` imports once and then, for each line of JSON `{"seed": n, "state": {...}}` on stdin,
+forks a process that writes; it prints that process's number, and `dead` when it has ended. A state is
+`{"collection/id": [text version, metadata version]}`. Each operation prints what it changes, `null` for a deleted
+chunk, before it starts and again when it is acknowledged.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
 import sys
 from itertools import count
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+import chromadb  # noqa: F401  # so that a forked process need not
+
 from bgem3.stores.chroma import ChromaStore
 from bgem3.types import Chunk
 from tests.support.vectors import SETTINGS, embed
 
+COLLECTIONS = ("one", "two")
 IDS = [f"chunk {i}" for i in range(60)]
+Versions = tuple[int, int]
 
 
-def make_chunk(id_: str, version: int) -> Chunk:
+def make_chunk(id_: str, version: int, metadata_version: int | None = None) -> Chunk:
     """Return what a chunk is in one version: the metadata key differs too, so that a merge shows."""
-    return Chunk(id_, f"{id_}, version {version}", {"version": version, f"only {version % 3}": id_})
+    other = version if metadata_version is None else metadata_version
+    return Chunk(id_, f"{id_}, version {version}", {"version": other, f"only {other % 3}": id_})
+
+
+def main(folder: str) -> None:
+    """Fork a writer for each line on stdin."""
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            write(folder, **json.loads(line))
+        tell(str(child))
+        os.waitpid(child, 0)
+        tell("dead")
+
+
+def write(folder: str, seed: int, state: dict[str, list[int]]) -> None:
+    """Add, overwrite and delete chunks and replace metadata, for ever."""
+    rng = random.Random(seed)
+    stores = {name: ChromaStore(folder, collection=name, codec="int8") for name in COLLECTIONS}
+    for store in stores.values():
+        store.open(SETTINGS)
+    known = {key: tuple(versions) for key, versions in state.items()}
+    for version in count(1 + max((max(versions) for versions in known.values()), default=0)):
+        name = rng.choice(COLLECTIONS)
+        picked = rng.sample(IDS, rng.randint(1, 20))
+        kind = rng.choices(("upsert", "delete", "metadata"), (5, 3, 2))[0]
+        if kind == "metadata":
+            picked = [id_ for id_ in picked if f"{name}/{id_}" in known]
+        after: dict[str, Versions | None] = {}
+        for id_ in picked:
+            text_version = known[f"{name}/{id_}"][0] if kind == "metadata" else version
+            after[f"{name}/{id_}"] = None if kind == "delete" else (text_version, version)
+        line = json.dumps(after)
+        tell(line)
+        change(stores[name], kind, [(id_, after[f"{name}/{id_}"]) for id_ in picked])
+        tell(line)
+        known = {key: versions for key, versions in (known | after).items() if versions}
+
+
+def change(store: ChromaStore, kind: str, after: list[tuple[str, Versions | None]]) -> None:
+    """Do one operation."""
+    if kind == "delete":
+        store.delete([id_ for id_, _ in after])
+        return
+    chunks = [make_chunk(id_, *versions) for id_, versions in after if versions]
+    if kind == "upsert":
+        store.upsert(chunks, embed([chunk.text for chunk in chunks]))
+    else:
+        assert store.replace_metadata(chunks) == []
 
 
 def tell(line: str) -> None:
-    """Hand a line to the process that listens."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    """Hand a line to the process that listens, whole."""
+    os.write(1, f"{line}\n".encode())
 
 
-def main(folder: str, seed: str, state: str) -> None:
-    rng = random.Random(int(seed))
-    known: dict[str, int] = json.loads(state)
-    store = ChromaStore(folder, codec="int8")
-    store.open(SETTINGS)
-    for version in count(max(known.values(), default=0) + 1):
-        picked = rng.sample(IDS, rng.randint(1, 20))
-        deleting = rng.random() < 0.3
-        line = json.dumps(dict.fromkeys(picked, None if deleting else version))
-        tell(line)
-        if deleting:
-            store.delete(picked)
-        else:
-            chunks = [make_chunk(id_, version) for id_ in picked]
-            store.upsert(chunks, embed([chunk.text for chunk in chunks]))
-        tell(line)
+class Writers:
+    """The process that forks writers, from the side that kills them.
+
+    Attributes:
+        state: What the writers were told is stored.
+        began: What the operation under way changes; empty between operations.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        arguments = [sys.executable, __file__, str(folder)]
+        self._process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        self._child = 0
+        self.state: dict[str, list[int]] = {}
+        self.began: dict[str, list[int] | None] = {}
+
+    def start(self, seed: int) -> None:
+        """Start a writer that goes on from the state."""
+        self._process.stdin.write(json.dumps({"seed": seed, "state": self.state}) + "\n")
+        self._child = int(self._process.stdout.readline())
+
+    def acknowledge(self, n: int) -> None:
+        """Wait until `n` more operations are acknowledged."""
+        for _ in range(n):
+            self._apply(self._process.stdout.readline())
+            self._apply(self._process.stdout.readline())
+
+    def kill(self) -> None:
+        """Kill the writer; take note of what it had been told."""
+        os.kill(self._child, 9)
+        while (line := self._process.stdout.readline()) != "dead\n":
+            self._apply(line)
+
+    def close(self) -> None:
+        """End the process that forks."""
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+    def _apply(self, line: str) -> None:
+        operation = json.loads(line)
+        if operation != self.began or not self.began:
+            self.began = operation
+            return
+        self.began = {}
+        self.state = {key: versions for key, versions in (self.state | operation).items() if versions}
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1])

@@ -99,15 +99,15 @@ class Sidecar:
     def __init__(self, path: Path, *, codec: str, uuid: str | None = None) -> None:
         self.path = path
         first = {"format": str(FORMAT), "uuid": uuid or uuid4().hex, "codec": codec, "generation": "0"}
-        self._db = Database(path, _SCHEMA, list(first.items()))
+        self.database = Database(path, _SCHEMA, list(first.items()))
         try:
             self._read_meta()
         except BaseException:
-            self._db.close()
+            self.database.close()
             raise
 
     def _read_meta(self) -> None:
-        meta = dict(self._db.select("SELECT key, value FROM meta"))
+        meta = dict(self.database.select("SELECT key, value FROM meta"))
         if meta.get("format") != str(FORMAT):
             raise IndexMismatchError(
                 f"{self.path}: format {meta.get('format')}, expected {FORMAT}. Fix: use the version that made it"
@@ -116,30 +116,30 @@ class Sidecar:
             self.uuid, self.codec = str(meta["uuid"]), str(meta["codec"])
             self.settings = IndexSettings(**json.loads(meta["settings"])) if "settings" in meta else None
         except (KeyError, TypeError, ValueError) as error:
-            raise self._db.corrupt(f"its settings cannot be read: {error!r}") from error
+            raise self.database.corrupt(f"its settings cannot be read: {error!r}") from error
 
     def save_settings(self, settings: IndexSettings) -> None:
         """Write down what the index is made with, unless another process was quicker."""
-        with self._db.transaction():
-            self._db.run("INSERT OR IGNORE INTO meta VALUES ('settings', ?)", [json.dumps(asdict(settings))])
+        with self.database.transaction():
+            self.database.run("INSERT OR IGNORE INTO meta VALUES ('settings', ?)", [json.dumps(asdict(settings))])
         self._read_meta()
 
     def snapshot(self) -> AbstractContextManager[None]:
         """Read one state of the file within, whatever another process commits meanwhile."""
-        return self._db.snapshot()
+        return self.database.snapshot()
 
     def generation(self) -> int:
         """Return a number that rises with each commit, also of other processes."""
-        return int(self._db.value("SELECT value FROM meta WHERE key = 'generation'"))
+        return int(self.database.value("SELECT value FROM meta WHERE key = 'generation'"))
 
     def begin_upsert(self, chunks: Sequence[Chunk], embeddings: M3Embeddings, blobs: Sequence[bytes]) -> list[Pending]:
         """Put new rows down, not live yet, and what is pending; return it in the order of the chunks."""
         old = self.rows_of([chunk.id for chunk in chunks])
         pending = []
-        with self._db.transaction():
+        with self.database.transaction():
             for i, chunk in enumerate(chunks):
-                row = self._db.run(_INSERT, _values(chunk, embeddings, i, blobs[i]))
-                self._put_fields(row, chunk.metadata)
+                row = self.database.run(_INSERT, _values(chunk, embeddings, i, blobs[i]))
+                self.put_fields(row, chunk.metadata)
                 pending.append(Pending(chunk.id, old.get(chunk.id), row))
             self._put_pending(pending)
         return pending
@@ -148,10 +148,10 @@ class Sidecar:
         """Put copies of the chunks' rows down with new metadata, not live yet; each chunk must have a row."""
         old = self.rows_of([chunk.id for chunk in chunks])
         pending = []
-        with self._db.transaction():
+        with self.database.transaction():
             for chunk in chunks:
-                row = self._db.run(_COPY, [_to_json(chunk.metadata), old[chunk.id]])
-                self._put_fields(row, chunk.metadata)
+                row = self.database.run(_COPY, [_to_json(chunk.metadata), old[chunk.id]])
+                self.put_fields(row, chunk.metadata)
                 pending.append(Pending(chunk.id, old[chunk.id], row))
             self._put_pending(pending)
         return pending
@@ -159,7 +159,7 @@ class Sidecar:
     def begin_delete(self, ids: Sequence[str]) -> list[Pending]:
         """Note chunks as about to go; return those that exist."""
         pending = [Pending(id_, row, None) for id_, row in self.rows_of(ids).items()]
-        with self._db.transaction():
+        with self.database.transaction():
             self._put_pending(pending)
         return pending
 
@@ -170,25 +170,29 @@ class Sidecar:
             pending: What was begun.
             pointers: The row that the store points at now, for every chunk it has.
         """
-        with self._db.transaction():
+        with self.database.transaction():
             for one in pending:
                 done = pointers.get(one.id) == one.new_row
                 gone, kept = (one.old_row, one.new_row) if done else (one.new_row, one.old_row)
-                self._db.run("DELETE FROM live WHERE id = ?", [one.id])
+                self.database.run("DELETE FROM live WHERE id = ?", [one.id])
                 if kept is not None:
-                    self._db.run("INSERT INTO live VALUES (?, ?)", [one.id, kept])
-                self._db.run("DELETE FROM fields WHERE row = ?", [gone])
-                self._db.run("DELETE FROM rows WHERE row = ?", [gone])
-                self._db.run("DELETE FROM pending WHERE id = ?", [one.id])
-            self._db.run("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
+                    self.database.run("INSERT INTO live VALUES (?, ?)", [one.id, kept])
+                self.database.run("DELETE FROM fields WHERE row = ?", [gone])
+                self.database.run("DELETE FROM rows WHERE row = ?", [gone])
+                self.database.run("DELETE FROM pending WHERE id = ?", [one.id])
+            self.database.run("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
 
     def pending(self) -> list[Pending]:
         """Return what was begun and not settled: the last write before a crash, or one that runs."""
-        return [Pending(*row) for row in self._db.select("SELECT id, old_row, new_row FROM pending")]
+        return [Pending(*row) for row in self.database.select("SELECT id, old_row, new_row FROM pending")]
 
     def count(self) -> int:
         """Return the number of live rows."""
-        return int(self._db.value("SELECT count(*) FROM live"))
+        return int(self.database.value("SELECT count(*) FROM live"))
+
+    def ids(self) -> list[str]:
+        """Return the id of each live row, sorted."""
+        return [id_ for (id_,) in self.database.select("SELECT id FROM live ORDER BY id")]
 
     def all_rows(self) -> IntArray:
         """Return all live rows, sorted, `(n,)` int64."""
@@ -204,14 +208,21 @@ class Sidecar:
 
     def rows_of(self, ids: Sequence[str]) -> dict[str, int]:
         """Return the live row of each chunk that exists."""
-        return dict(self._db.select_in("SELECT id, row FROM live WHERE id", list(ids)))
+        return dict(self.database.select_in("SELECT id, row FROM live WHERE id", list(ids)))
 
     def stored(self, rows: IntArray) -> list[StoredRow]:
-        """Return id, text hash and metadata of rows, in order; those that went are left out."""
-        found = {
-            int(row): StoredRow(int(row), id_, text_hash, json.loads(metadata))
-            for row, id_, text_hash, metadata in self._select("row, id, text_hash, metadata", rows)
-        }
+        """Return id, text hash and metadata of rows, in order; those that went are left out.
+
+        Raises:
+            StoreCorruptError: metadata is not what was written.
+        """
+        try:
+            found = {
+                int(row): StoredRow(int(row), id_, text_hash, json.loads(metadata))
+                for row, id_, text_hash, metadata in self._select("row, id, text_hash, metadata", rows)
+            }
+        except ValueError as error:
+            raise self.database.corrupt(f"metadata cannot be read: {error}") from error
         return [found[row] for row in rows.tolist() if row in found]
 
     def dense(self, rows: IntArray) -> FloatArray:
@@ -238,7 +249,7 @@ class Sidecar:
             row
             for start in range(0, len(rows), _FULL_SLICE)
             for row, *checksums, tokens, weights, dense, blob in self._select(sql, rows[start : start + _FULL_SLICE])
-            if checksums == [_checksum(tokens, weights), _checksum(dense), _checksum(blob)]
+            if checksums == [checksum_of(tokens, weights), checksum_of(dense), checksum_of(blob)]
         ]
 
     def sparse_of(self, rows: IntArray, vocab_size: int) -> csr_array:
@@ -266,21 +277,22 @@ class Sidecar:
 
     def close(self) -> None:
         """Close the file."""
-        self._db.close()
+        self.database.close()
 
-    def _put_fields(self, row: int, metadata: Metadata) -> None:
+    def put_fields(self, row: int, metadata: Metadata) -> None:
+        """Put down what filters read of a row's metadata; within a transaction."""
         fields = [(key, row, *field) for key, *field in to_fields(metadata)]
-        self._db.run_many("INSERT INTO fields (key, row, place, kind, value) VALUES (?, ?, ?, ?, ?)", fields)
+        self.database.run_many("INSERT INTO fields (key, row, place, kind, value) VALUES (?, ?, ?, ?, ?)", fields)
 
     def _put_pending(self, pending: Sequence[Pending]) -> None:
         rows = [(one.id, one.old_row, one.new_row) for one in pending]
-        self._db.run_many("INSERT INTO pending VALUES (?, ?, ?)", rows)
+        self.database.run_many("INSERT INTO pending VALUES (?, ?, ?)", rows)
 
     def _row_numbers(self, sql: str, values: Sequence[object]) -> IntArray:
-        return np.array([row for (row,) in self._db.select(sql, values)], dtype=np.int64)
+        return np.array([row for (row,) in self.database.select(sql, values)], dtype=np.int64)
 
     def _select(self, columns: str, rows: IntArray) -> Iterator[tuple[Any, ...]]:
-        return self._db.select_in(f"SELECT {columns} FROM rows WHERE row", rows.tolist())
+        return self.database.select_in(f"SELECT {columns} FROM rows WHERE row", rows.tolist())
 
     def _blobs(self, column: str, rows: IntArray) -> list[bytes]:
         found: dict[int, bytes] = {}
@@ -291,14 +303,22 @@ class Sidecar:
 
     def _all_there(self, rows: IntArray, found: Mapping[int, object]) -> list[int]:
         if missing := [row for row in rows.tolist() if row not in found]:
-            raise self._db.corrupt(f"{len(missing)} rows are not there, among them {missing[0]}")
+            raise self.database.corrupt(f"{len(missing)} rows are not there, among them {missing[0]}")
         return list(rows.tolist())
 
     def _check(self, id_: str, checksum: int, *blobs: bytes) -> None:
-        if _checksum(*blobs) != checksum:
-            raise StoreCorruptError(
-                f"{self.path}: chunk {id_!r} is damaged. Fix: add its text again, or bgem3 repair {self.path.parent}"
-            )
+        if checksum_of(*blobs) != checksum:
+            raise StoreCorruptError(f"{self.path}: chunk {id_!r} is damaged. Fix: add its text again")
+
+
+def old_rows(pending: Sequence[Pending]) -> IntArray:
+    """Return the rows from before, `(n,)` int64, of those chunks that had one."""
+    return np.array([one.old_row for one in pending if one.old_row is not None], dtype=np.int64)
+
+
+def new_rows(pending: Sequence[Pending]) -> IntArray:
+    """Return the rows from after, `(n,)` int64, of those chunks that will have one."""
+    return np.array([one.new_row for one in pending if one.new_row is not None], dtype=np.int64)
 
 
 def hash_text(text: str) -> bytes:
@@ -320,9 +340,9 @@ def _values(chunk: Chunk, embeddings: M3Embeddings, position: int, blob: bytes) 
         chunk.id,
         hash_text(chunk.text),
         _to_json(chunk.metadata),
-        _checksum(tokens, weights),
-        _checksum(dense),
-        _checksum(blob),
+        checksum_of(tokens, weights),
+        checksum_of(dense),
+        checksum_of(blob),
         tokens,
         weights,
         dense,
@@ -330,7 +350,8 @@ def _values(chunk: Chunk, embeddings: M3Embeddings, position: int, blob: bytes) 
     )
 
 
-def _checksum(*blobs: bytes) -> int:
+def checksum_of(*blobs: bytes) -> int:
+    """Return the CRC-32 of some bytes, one after the other."""
     checksum = 0
     for blob in blobs:
         checksum = zlib.crc32(blob, checksum)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -11,38 +10,36 @@ from threading import RLock
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from filelock import FileLock, Timeout
+from scipy.sparse import csr_array
 
 from bgem3.embeddings import M3Embeddings
 from bgem3.errors import (
     IndexMismatchError,
     InvalidInputError,
     StoreClosedError,
-    StoreCorruptError,
     StoreError,
-    StoreLockedError,
     StoreNotFoundError,
     StoreWriteError,
 )
 from bgem3.index.lexical import LexicalIndex
 from bgem3.index.multi_vector import Codec, get_codec
-from bgem3.index.sidecar import Pending, Sidecar, StoredRow, hash_text
+from bgem3.index.sidecar import Pending, Sidecar, hash_text, new_rows, old_rows
 from bgem3.index.snapshot import Snapshot
+from bgem3.index_settings import encode_passages, settings_of
 from bgem3.stores.base import check_settings
-from bgem3.stores.chroma_client import ChromaCollection, check_keys
-from bgem3.stores.chroma_search import ChromaSearcher
+from bgem3.stores.chroma_client import ChromaCollection, check_keys, require_collection
+from bgem3.stores.chroma_search import ChromaSearcher, retried
 from bgem3.stores.local import run_plan
-from bgem3.types import Chunk, FloatArray, Hits, IndexSettings, IntArray, SearchPlan, Where
+from bgem3.stores.writer_lock import WriterLock
+from bgem3.types import Chunk, FloatArray, Hits, IndexSettings, Lexical, SearchPlan, Where
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
 
+    from bgem3.encoder import M3Encoder
+
 Result = TypeVar("Result")
 
-# How often a search begins anew because another process changes what it found.
-_ATTEMPTS = 50
-# Rows brought into the lexical index at a time.
-_LOADED = 10_000
 # So many new rows are worth writing to the snapshot: when closing, and while adding.
 _SAVED_AT_END, _SAVED_BETWEEN = 4_000, 40_000
 
@@ -86,7 +83,55 @@ class ChromaStore:
         self._client = client
         self._codec_name = codec
         self._lock = RLock()
-        self._opened = self._closed = False
+        self._adopts = self._opened = self._closed = False
+
+    @classmethod
+    def adopt(
+        cls,
+        path: str | Path | None = None,
+        *,
+        encoder: M3Encoder,
+        collection: str,
+        client: ClientAPI | None = None,
+        sidecar: str | Path | None = None,
+        codec: str = "binary",
+        lexical: Lexical = "m3",
+        passage: Callable[[Chunk], str] | None = None,
+        show_progress: bool = False,
+    ) -> ChromaStore:
+        """Add what a collection of another program, e.g. langchain-chroma, lacks, and return a store over it.
+
+        Texts, ids and metadata stay as they are, so that program reads it as before; dense vectors are
+        replaced where the encoder's differ. A call that broke off, or was made before the other program
+        wrote again, can be made again: what was added is not encoded again.
+
+        Args:
+            path: Folder of an embedded Chroma.
+            encoder: Encodes the texts; what the index is opened with afterwards.
+            collection: Its name.
+            client: As the constructor.
+            sidecar: As the constructor.
+            codec: As the constructor.
+            lexical: As `HybridIndex`.
+            passage: The text to encode of a chunk; None: its text.
+            show_progress: Show a bar over the chunks.
+
+        Raises:
+            StoreNotFoundError: there is no such collection.
+            IndexMismatchError: it has vectors of another width, or belongs to another sidecar.
+            StoreError: as the constructor and `open`.
+        """
+        from bgem3.stores.chroma_upkeep import backfill
+
+        store = cls(path, collection=collection, client=client, sidecar=sidecar, codec=codec)
+        store._adopts = True
+        store.open(settings_of(encoder, lexical))
+        try:
+            backfill(store, partial(encode_passages, encoder, lexical), passage=passage, show_progress=show_progress)
+        except BaseException:
+            store.close()
+            raise
+        return store
 
     def open(self, settings: IndexSettings | None = None) -> IndexSettings:
         """See `Store.open`."""
@@ -98,6 +143,12 @@ class ChromaStore:
             check_settings(self._settings, settings or self._settings)
             return self._settings
 
+    @property
+    def settings(self) -> IndexSettings:
+        """What the index was made with."""
+        self._check_open()
+        return self._settings
+
     def upsert(self, chunks: Sequence[Chunk], embeddings: M3Embeddings) -> None:
         """See `Store.upsert`."""
         if not chunks:
@@ -105,45 +156,42 @@ class ChromaStore:
         check_keys(chunks)
         self._check_open()
         blobs = self._codec.encode(embeddings.multi_vector)
-        with self._writing():
-            stale = self._stale_keys(chunks)
+        with self.writing():
+            stale = self._collection.keys([chunk.id for chunk in chunks])
             pending = self._sidecar.begin_upsert(chunks, embeddings, blobs)
-            rows = [one.new_row for one in pending if one.new_row is not None]
-            self._change(pending, lambda: self._collection.upsert(chunks, rows, embeddings.dense, stale))
-            self._searcher.lexical.remove(_old_rows(pending))
-            self._searcher.lexical.add(np.array(rows, dtype=np.int64), embeddings.sparse)
+            rows = new_rows(pending).tolist()
+            write = partial(self._collection.upsert, chunks, rows, embeddings.dense, stale)
+            self._change(pending, write, embeddings.sparse)
 
     def unchanged(self, chunks: Sequence[Chunk]) -> set[str]:
         """See `Store.unchanged`."""
-        with self._reading():
+        with self.reading():
             return self._searcher.unchanged(chunks)
 
     def replace_metadata(self, chunks: Sequence[Chunk]) -> list[Chunk]:
         """See `Store.replace_metadata`."""
         check_keys(chunks)
-        with self._writing():
-            stored = {one.id: one for one in self._stored(chunks)}
+        with self.writing():
+            stored = {one.id: one for one in self._searcher.stored([chunk.id for chunk in chunks])}
             known = [c for c in chunks if c.id in stored and stored[c.id].text_hash == hash_text(c.text)]
             if changed := [chunk for chunk in known if chunk.metadata != stored[chunk.id].metadata]:
-                stale = {chunk.id: list(stored[chunk.id].metadata) for chunk in changed}
+                stale = self._collection.keys([chunk.id for chunk in changed])
                 pending = self._sidecar.begin_replace_metadata(changed)
-                rows = [one.new_row for one in pending if one.new_row is not None]
-                self._change(pending, lambda: self._collection.replace_metadata(changed, rows, stale))
-                new = np.array(rows, dtype=np.int64)
-                self._searcher.lexical.remove(_old_rows(pending))
-                self._searcher.lexical.add(new, self._sidecar.sparse_of(new, self._settings.vocab_size))
+                rows = new_rows(pending)
+                write = partial(self._collection.replace_metadata, changed, rows.tolist(), stale)
+                self._change(pending, write, self._sidecar.sparse_of(rows, self._settings.vocab_size))
             left = {chunk.id for chunk in known}
             return [chunk for chunk in chunks if chunk.id not in left]
 
     def get(self, ids: Sequence[str]) -> list[Chunk]:
         """See `Store.get`."""
-        with self._reading():
+        with self.reading():
             found = self._collection.get(list(dict.fromkeys(ids)))
             return [found[one][0] for one in ids if one in found]
 
     def dense_vectors(self, ids: Sequence[str]) -> dict[str, FloatArray]:
         """See `Store.dense_vectors`."""
-        with self._reading():
+        with self.reading():
             rows = self._sidecar.rows_of(ids)
             if not rows:
                 return {}
@@ -152,21 +200,20 @@ class ChromaStore:
 
     def find(self, where: Where) -> list[str]:
         """See `Store.find`."""
-        with self._reading():
+        with self.reading():
             return self._searcher.ids(self._searcher.all_rows(self._searcher.allowed(where)))
 
     def delete(self, ids: Sequence[str]) -> int:
         """See `Store.delete`."""
-        with self._writing():
+        with self.writing():
             pending = self._sidecar.begin_delete(ids)
             if pending:
-                self._change(pending, lambda: self._collection.delete([one.id for one in pending]))
-                self._searcher.lexical.remove(_old_rows(pending))
+                self._change(pending, partial(self._collection.delete, [one.id for one in pending]))
             return len(pending)
 
     def count(self) -> int:
         """See `Store.count`."""
-        with self._reading():
+        with self.reading():
             return self._sidecar.count()
 
     def search(self, query: M3Embeddings, plan: SearchPlan) -> Hits:
@@ -185,16 +232,21 @@ class ChromaStore:
         return (int(rows[-1]), *self._searcher.embedded(rows, self._settings.vocab_size)) if len(rows) else None
 
     def _steady(self, read: Callable[[], Result]) -> Result:
-        """Read one state; again where a process that writes right now may have removed a chunk meanwhile."""
-        for attempt in range(_ATTEMPTS):
-            try:
-                with self._reading():
-                    return read()
-            except StoreCorruptError:
-                if attempt == _ATTEMPTS - 1 or not self._changed_elsewhere():
-                    raise
-                time.sleep(0.02)
-        raise AssertionError("the last attempt returns or raises")
+        def once() -> Result:
+            with self.reading():
+                return read()
+
+        return retried(once, self._changed_elsewhere)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The lexical index on disk."""
+        return self._snapshot
+
+    def reload(self) -> None:
+        """Read the lexical index again, after rows were put in beside `upsert`."""
+        with self._lock:
+            self._follow()
 
     def _changed_elsewhere(self) -> bool:
         with self._lock:
@@ -206,22 +258,14 @@ class ChromaStore:
         """Close the sidecar, give the writer's lock back and close the client this store made."""
         with self._lock:
             if self._opened and not self._closed:
-                if self._writer.is_locked:
+                if self._writer.held:
                     self._snapshot.keep_up(self._searcher.lexical.segments(), _SAVED_AT_END)
                 self._sidecar.close()
                 self._writer.release()
                 self._collection.close()
             self._closed = True
 
-    def _stale_keys(self, chunks: Sequence[Chunk]) -> dict[str, list[str]]:
-        """Return the metadata keys that chunks have now."""
-        return {stored.id: list(stored.metadata) for stored in self._stored(chunks)}
-
-    def _stored(self, chunks: Sequence[Chunk]) -> list[StoredRow]:
-        rows = self._sidecar.rows_of([chunk.id for chunk in chunks]).values()
-        return self._sidecar.stored(np.array(list(rows), dtype=np.int64))
-
-    def _change(self, pending: Sequence[Pending], change: Callable[[], None]) -> None:
+    def _change(self, pending: Sequence[Pending], change: Callable[[], None], sparse: csr_array | None = None) -> None:
         """Change Chroma, then settle; after an error each chunk is wholly changed or wholly as it was."""
         try:
             with self._collection.errors(StoreWriteError):
@@ -233,6 +277,9 @@ class ChromaStore:
                 self._settle(pending)
             raise
         self._sidecar.settle(pending, {one.id: one.new_row for one in pending if one.new_row is not None})
+        self._searcher.lexical.remove(old_rows(pending))
+        if sparse is not None:
+            self._searcher.lexical.add(new_rows(pending), sparse)
 
     def _settle(self, pending: Sequence[Pending]) -> None:
         """Ask Chroma what became of chunks whose writing was begun."""
@@ -247,11 +294,13 @@ class ChromaStore:
         path = Path(f"{stem}.sqlite3")
         if settings is None and not path.exists():
             raise StoreNotFoundError(f"{path}: not there. Fix: another path or collection, or pass it to HybridIndex")
+        if self._adopts:
+            require_collection(self._name, path=self._path, client=self._client)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreWriteError(f"{self._folder}: cannot be made ({error}). Fix: choose a writable path") from error
-        self._writer = FileLock(f"{stem}.lock", thread_local=False)
+        self._writer = WriterLock(Path(f"{stem}.lock"), self._name)
         self._sidecar = Sidecar(path, codec=self._codec_name)
         try:
             self._settings = self._agree(settings)
@@ -274,7 +323,9 @@ class ChromaStore:
         return self._sidecar.settings
 
     def _connect(self) -> ChromaCollection:
-        collection = ChromaCollection(self._name, self._sidecar.uuid, path=self._path, client=self._client)
+        collection = ChromaCollection(
+            self._name, self._sidecar.uuid, path=self._path, client=self._client, adopt=self._adopts
+        )
         if self._sidecar.count() and not collection.count():
             collection.close()
             raise IndexMismatchError(
@@ -287,11 +338,9 @@ class ChromaStore:
         """Settle what a crash left, unless another process is writing it right now."""
         if not self._sidecar.pending():
             return
-        try:
-            with self._writer.acquire(timeout=0):
+        with self._writer.tried() as taken:
+            if taken:
                 self._settle(self._sidecar.pending())
-        except Timeout:
-            return
 
     def _load(self) -> None:
         """Map the lexical index from its snapshot."""
@@ -304,12 +353,7 @@ class ChromaStore:
     def _follow(self) -> None:
         """Bring the lexical index to the rows that the sidecar has."""
         self._generation = self._sidecar.generation()
-        lexical, live = self._searcher.lexical, self._sidecar.all_rows()
-        known = lexical.rows()
-        lexical.remove(np.setdiff1d(known, live, assume_unique=True))
-        new = np.setdiff1d(live, known, assume_unique=True)
-        for rows in np.split(new, range(_LOADED, len(new), _LOADED)):
-            lexical.add(rows, self._sidecar.sparse_of(rows, self._settings.vocab_size))
+        self._searcher.follow(self._settings.vocab_size)
 
     def _refresh(self) -> None:
         """See what another process committed: Chroma's client keeps stale vectors until it is opened again."""
@@ -329,39 +373,28 @@ class ChromaStore:
             raise StoreClosedError("ChromaStore: not opened yet. Fix: pass it to HybridIndex")
 
     @contextmanager
-    def _reading(self) -> Iterator[None]:
+    def reading(self) -> Iterator[ChromaSearcher]:
+        """Hold one state of the parts, for those that look into them."""
         with self._lock:
             self._check_open()
             with self._sidecar.snapshot():
                 self._refresh()
-                yield
+                yield self._searcher
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Hold the writer's lock, from the first write until the store is closed."""
+    def writing(self) -> Iterator[ChromaSearcher]:
+        """Hold the parts for a change, and the writer's lock until the store is closed.
+
+        Raises:
+            StoreLockedError: another process writes.
+        """
         with self._lock:
             self._check_open()
-            if not self._writer.is_locked:
-                self._take_lock()
+            self._writer.take()
             if pending := self._sidecar.pending():
                 self._settle(pending)
             self._refresh()
-            yield
+            yield self._searcher
             # Last, so that a write that was interrupted before makes the next call load everything again.
             self._generation = self._sidecar.generation()
             self._snapshot.keep_up(self._searcher.lexical.segments(), _SAVED_BETWEEN)
-
-    def _take_lock(self) -> None:
-        try:
-            self._writer.acquire(timeout=0)
-        except Timeout as error:
-            raise StoreLockedError(
-                f"{self._folder}: another process is writing to collection {self._name!r}. "
-                f"Fix: close it there, or write through one process"
-            ) from error
-        except OSError as error:
-            raise StoreWriteError(f"{self._folder}: cannot be written ({error}). Fix: make it writable") from error
-
-
-def _old_rows(pending: Sequence[Pending]) -> IntArray:
-    return np.array([one.old_row for one in pending if one.old_row is not None], dtype=np.int64)

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from bgem3.errors import BGEM3Error, IndexMismatchError, InvalidMetadataError, MissingExtraError, StoreError
+from bgem3.errors import (
+    BGEM3Error,
+    IndexMismatchError,
+    InvalidMetadataError,
+    MissingExtraError,
+    StoreError,
+    StoreNotFoundError,
+    StoreWriteError,
+)
 from bgem3.types import Chunk, FloatArray
 
 if TYPE_CHECKING:
@@ -32,6 +40,7 @@ class ChromaCollection:
         owner: The sidecar's uuid, written into a new collection and checked in an old one.
         path: Folder of an embedded Chroma, or None with `client`.
         client: A Chroma client, which stays open on `close`.
+        adopt: Take a collection that another program made, and mark it.
 
     Raises:
         MissingExtraError: chromadb is not installed.
@@ -39,24 +48,49 @@ class ChromaCollection:
         StoreError: Chroma cannot be opened.
     """
 
-    def __init__(self, name: str, owner: str, *, path: Path | None, client: ClientAPI | None) -> None:
+    def __init__(
+        self, name: str, owner: str, *, path: Path | None, client: ClientAPI | None, adopt: bool = False
+    ) -> None:
         self.name = name
         self._owns_client = client is None
-        chromadb = _import_chroma()
         with self.errors(StoreError):
-            settings = chromadb.Settings(anonymized_telemetry=False)
-            self._client = client or chromadb.PersistentClient(str(path), settings=settings)
+            self._client = client or _embedded_client(path)
             self._collection = self._client.get_or_create_collection(
                 name, metadata={_OWNER: owner}, configuration=cast(Any, {"hnsw": _HNSW}), embedding_function=None
             )
             self._batch = min(_BATCH, self._client.get_max_batch_size())
-        found = (self._collection.metadata or {}).get(_OWNER)
-        if found != owner:
+        found = self.owner
+        if adopt and found is None:
+            self._mark(owner)
+        elif found != owner:
             self.close()
             raise IndexMismatchError(
-                f"collection {name!r} belongs to {'another sidecar' if found else 'another program'}. "
-                f"Fix: another collection name, or the sidecar folder it was made with"
+                f"collection {name!r} belongs to "
+                + (
+                    "another sidecar. Fix: the sidecar folder it was made with, or another collection name"
+                    if found
+                    else "another program. Fix: ChromaStore.adopt to add what it lacks, or another collection name"
+                )
             )
+
+    @property
+    def owner(self) -> str | None:
+        """The uuid of the sidecar that the collection belongs to, None where another program made it."""
+        found = (self._collection.metadata or {}).get(_OWNER)
+        return None if found is None else str(found)
+
+    def _mark(self, owner: str) -> None:
+        """Write the owner beside the metadata that is there."""
+        # The space of the index stands in the configuration too; Chroma refuses to see it here again.
+        kept = {k: v for k, v in (self._collection.metadata or {}).items() if not k.startswith("hnsw:")}
+        with self.errors(StoreWriteError):
+            self._collection.modify(metadata={**kept, _OWNER: owner})
+            self._collection.modify(configuration=cast(Any, {"hnsw": {"ef_search": _HNSW["ef_search"]}}))
+
+    def ids(self) -> list[str]:
+        """Return the ids of all chunks."""
+        with self.errors(StoreError):
+            return list(self._collection.get(include=[])["ids"])
 
     def count(self) -> int:
         """Return the number of chunks."""
@@ -81,6 +115,10 @@ class ChromaCollection:
                 pointer = values.pop(_POINTER, None)
                 found[id_] = (Chunk(id_, text or "", values), pointer)
         return found
+
+    def keys(self, ids: Sequence[str]) -> dict[str, list[str]]:
+        """Return the metadata keys of each chunk that exists, by id."""
+        return {id_: list(chunk.metadata) for id_, (chunk, _) in self.get(ids).items()}
 
     def dense(self, ids: Sequence[str]) -> dict[str, FloatArray]:
         """Return the dense vector, `(dim,)` float32, of each chunk that exists, by id."""
@@ -125,6 +163,12 @@ class ChromaCollection:
             ids = [chunk.id for chunk in chunks[part]]
             self._collection.update(ids=ids, metadatas=cast(Any, metadatas[part]))
 
+    def replace_dense(self, ids: Sequence[str], dense: FloatArray) -> None:
+        """Give chunks other dense vectors, `(n, dim)` float32, and leave everything else as it is."""
+        with self.errors(StoreWriteError):
+            for part in self._parts(len(ids)):
+                self._collection.update(ids=list(ids[part]), embeddings=cast(Any, dense[part]))
+
     def delete(self, ids: Sequence[str]) -> None:
         """Delete chunks."""
         for part in self._parts(len(ids)):
@@ -147,6 +191,26 @@ class ChromaCollection:
 
     def _parts(self, n: int) -> Iterator[slice]:
         return (slice(start, start + self._batch) for start in range(0, n, self._batch))
+
+
+def require_collection(name: str, *, path: Path | None, client: ClientAPI | None) -> None:
+    """Raise StoreNotFoundError where there is no such collection; nothing is made."""
+    if client is None and not (path and (path / "chroma.sqlite3").is_file()):
+        raise StoreNotFoundError(f"{path}: no Chroma database. Fix: the folder that was its persist_directory")
+    opened = client or _embedded_client(path)
+    try:
+        names = [collection.name for collection in opened.list_collections()]
+    finally:
+        if client is None:
+            cast(Any, opened).close()
+    if name not in names:
+        raise StoreNotFoundError(f"collection: none is called {name!r}, there are {', '.join(names) or 'none'}")
+
+
+def _embedded_client(path: Path | None) -> ClientAPI:
+    chromadb = _import_chroma()
+    client: ClientAPI = chromadb.PersistentClient(str(path), settings=chromadb.Settings(anonymized_telemetry=False))
+    return client
 
 
 def _metadatas(

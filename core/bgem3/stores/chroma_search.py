@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -12,10 +14,17 @@ from bgem3.embeddings import M3Embeddings, MultiVectors
 from bgem3.errors import StoreCorruptError
 from bgem3.index.lexical import LexicalIndex
 from bgem3.index.multi_vector import Codec
-from bgem3.index.sidecar import Sidecar, hash_text
+from bgem3.index.sidecar import Sidecar, StoredRow, hash_text
 from bgem3.stores.chroma_client import ChromaCollection
 from bgem3.stores.filters import parse_filter, to_sql
 from bgem3.types import Chunk, FloatArray, Head, IntArray, Where
+
+Result = TypeVar("Result")
+
+# How often a read begins anew because another process changes what it found.
+_ATTEMPTS = 50
+# Rows whose sparse weights are read at a time.
+_LOADED = 10_000
 
 
 @dataclass(slots=True, eq=False)
@@ -26,6 +35,14 @@ class ChromaSearcher:
     collection: ChromaCollection
     lexical: LexicalIndex
     codec: Codec
+
+    def follow(self, vocab_size: int) -> None:
+        """Bring the lexical index to the rows that the sidecar has."""
+        known, live = self.lexical.rows(), self.sidecar.all_rows()
+        self.lexical.remove(np.setdiff1d(known, live, assume_unique=True))
+        new = np.setdiff1d(live, known, assume_unique=True)
+        for rows in np.split(new, range(_LOADED, len(new), _LOADED)):
+            self.lexical.add(rows, self.sidecar.sparse_of(rows, vocab_size))
 
     def allowed(self, where: Where | None) -> IntArray | None:
         """Return the rows that a filter admits."""
@@ -98,11 +115,14 @@ class ChromaSearcher:
             multi_vector=MultiVectors.from_list(self._decoded(rows)),
         )
 
+    def stored(self, ids: Sequence[str]) -> list[StoredRow]:
+        """Return what the sidecar holds of the chunks that exist, in no particular order."""
+        return self.sidecar.stored(np.array(list(self.sidecar.rows_of(ids).values()), dtype=np.int64))
+
     def unchanged(self, chunks: Sequence[Chunk]) -> set[str]:
         """Return the ids of the chunks whose text is stored, with a whole row, and in Chroma what it should be."""
         hashes = {chunk.id: hash_text(chunk.text) for chunk in chunks}
-        rows = np.array(list(self.sidecar.rows_of(list(hashes)).values()), dtype=np.int64)
-        same = [one for one in self.sidecar.stored(rows) if hashes[one.id] == one.text_hash]
+        same = [one for one in self.stored(list(hashes)) if hashes[one.id] == one.text_hash]
         whole = set(self.sidecar.whole(np.array([one.row for one in same], dtype=np.int64)))
         found = self.collection.get([one.id for one in same if one.row in whole])
         return {
@@ -138,3 +158,15 @@ class ChromaSearcher:
                 return kept
             depth *= 4
         return allowed
+
+
+def retried(read: Callable[[], Result], changed_elsewhere: Callable[[], bool]) -> Result:
+    """Read one state; again where a process that writes right now may have removed a chunk meanwhile."""
+    for _ in range(_ATTEMPTS):
+        try:
+            return read()
+        except StoreCorruptError:
+            if not changed_elsewhere():
+                raise
+            time.sleep(0.02)
+    return read()

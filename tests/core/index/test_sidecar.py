@@ -182,7 +182,7 @@ def test_a_damaged_or_foreign_file_is_refused(path, sidecar, damage):
         write(sidecar, *map(str, range(start, start + 500)))
     sidecar.close()
     damage(path)
-    with pytest.raises(StoreCorruptError, match=r"side.sqlite3: damaged, or not a sidecar .* Fix: bgem3 repair"):  # noqa: PT012
+    with pytest.raises(StoreCorruptError, match=r"side.sqlite3: damaged, or not a sidecar .* Fix: restore a backup"):  # noqa: PT012
         again = Sidecar(path, codec="int8")
         try:
             list(again.sparse(VOCAB))

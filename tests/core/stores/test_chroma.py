@@ -1,13 +1,10 @@
 """What only the Chroma store has: two programs in step. The contract suite tests the rest."""
 
-import json
 import os
-import random
 import resource
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -66,94 +63,45 @@ def assert_whole(store, chunk):
         assert hit.score == pytest.approx(expected, abs=0.02)
 
 
-class Writer:
-    """A process that writes until it is killed; see `tests/support/chroma_writer.py`."""
-
-    def __init__(self, folder, seed, state):
-        arguments = [sys.executable, chroma_writer.__file__, str(folder), str(seed), json.dumps(state)]
-        self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
-        self.state = dict(state)
-
-    def acknowledge(self, n):
-        """Wait until `n` more operations are acknowledged."""
-        for _ in range(n):
-            began, done = self.process.stdout.readline(), self.process.stdout.readline()
-            assert began == done != ""
-            self._apply(done)
-
-    def kill(self):
-        """Kill it; return what it was told is stored, and the operation that was under way."""
-        self.process.kill()
-        self.process.wait()
-        lines = self.process.stdout.read().splitlines()
-        self.process.stdout.close()
-        for line in lines[1::2]:
-            self._apply(line)
-        return self.state, json.loads(lines[-1]) if len(lines) % 2 else {}
-
-    def _apply(self, line):
-        self.state |= json.loads(line)
-        self.state = {id_: version for id_, version in self.state.items() if version is not None}
+@pytest.fixture
+def writers(folder):
+    writers = chroma_writer.Writers(folder)
+    yield writers
+    writers.close()
 
 
-def test_nothing_is_lost_or_half_there_after_kill_9(folder):
-    state = {}
-    rng = random.Random(7)
-    for cycle in range(12):
-        writer = Writer(folder, cycle, state)
-        writer.acknowledge(1)
-        time.sleep(rng.uniform(0, 0.6))
-        known, under_way = writer.kill()
-        store = opened(folder)
-        state = {}
-        for id_ in chroma_writer.IDS:
-            possible = {known.get(id_), under_way.get(id_, known.get(id_))}
-            version = next((chunk.metadata["version"] for chunk in store.get([id_])), None)
-            assert version in possible, f"cycle {cycle}: {id_!r} has version {version}, expected one of {possible}"
-            if version is not None:
-                state[id_] = version
-        assert store.count() == len(state)
-        for id_, version in state.items():
-            assert_whole(store, chroma_writer.make_chunk(id_, version))
-        query = embed(["x"])
-        assert {hit.id for hit in store.search(query, SearchPlan(k=100, mode="dense", fetch_k=100))} == set(state)
-        store.close()
-
-
-def test_a_reader_sees_what_another_process_commits(folder):
-    opened(folder).close()
-    reader = opened(folder)
-    writer = Writer(folder, 1, {})
-    try:
-        for _ in range(6):
-            writer.acknowledge(2)
-            hits = reader.search(embed(["x"]), SearchPlan(k=60, fetch_k=60))
-            assert all(hit.text.startswith(hit.id) for hit in hits)
-    finally:
-        known, under_way = writer.kill()
-    for id_, version in known.items():
-        if id_ not in under_way:
-            assert_whole(reader, chroma_writer.make_chunk(id_, version))
+def test_a_reader_sees_what_another_process_commits(folder, writers):
+    opened(folder, collection="one", codec="int8").close()
+    reader = opened(folder, collection="one")
+    writers.start(1)
+    for _ in range(6):
+        writers.acknowledge(2)
+        hits = reader.search(embed(["x"]), SearchPlan(k=60, fetch_k=60))
+        assert all(hit.text.startswith(hit.id) for hit in hits)
+    writers.kill()
+    for key, versions in writers.state.items():
+        name, id_ = key.split("/")
+        if name == "one" and key not in writers.began:
+            assert_whole(reader, chroma_writer.make_chunk(id_, *versions))
     # the lock went with the process; what it left pending is settled before the first write
     put(reader, *chroma_writer.IDS, version=10_000)
     assert reader.count() == 60
     reader.close()
 
 
-def test_a_second_writer_is_refused_and_reads(folder):
-    writer = Writer(folder, 1, {})
-    try:
-        while not writer.state:
-            writer.acknowledge(1)
-        second = opened(folder)
-        with pytest.raises(StoreLockedError, match=r"another process is writing to collection 'bgem3'. Fix: close it"):
-            put(second, "a")
-        with pytest.raises(StoreLockedError, match="another process"):
-            second.delete(["chunk 1"])
-        second.search(embed(["x"]), SearchPlan(k=60, fetch_k=60))
-    finally:
-        known, under_way = writer.kill()
-    assert second.count() >= len(set(known) - set(under_way))
+def test_a_second_writer_is_refused_and_reads(folder, writers):
+    writers.start(1)
+    while not any(key.startswith("one/") for key in writers.state):
+        writers.acknowledge(1)
+    second = opened(folder, collection="one")
+    with pytest.raises(StoreLockedError, match=r"another process is writing to collection 'one'. Fix: close it"):
+        put(second, "a")
+    with pytest.raises(StoreLockedError, match="another process"):
+        second.delete(["chunk 1"])
+    second.search(embed(["x"]), SearchPlan(k=60, fetch_k=60))
+    writers.kill()
+    known = {key for key in set(writers.state) - set(writers.began) if key.startswith("one/")}
+    assert second.count() >= len(known)
     put(second, "a")
     assert second.get(["a"])
     second.close()

@@ -1,0 +1,199 @@
+"""Looking after a Chroma collection and its sidecar: compare them, and make the sidecar what Chroma's chunks say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from bgem3.embeddings import M3Embeddings
+from bgem3.errors import IndexMismatchError, StoreCorruptError
+from bgem3.index import upkeep
+from bgem3.index.sidecar import StoredRow, hash_text
+from bgem3.ingestion import text_slices
+from bgem3.intake import slices
+from bgem3.stores.chroma_search import ChromaSearcher
+from bgem3.types import Chunk, FloatArray
+
+if TYPE_CHECKING:
+    from bgem3.stores.chroma import ChromaStore
+
+# missing: Chroma has the chunk, the sidecar no row. damaged: its row is not what was written.
+# changed: another program changed text, metadata or vector in Chroma. gone: Chroma lost the chunk.
+Problem: TypeAlias = Literal["missing", "damaged", "changed", "gone"]
+Encode: TypeAlias = Callable[[Sequence[str]], M3Embeddings]
+
+_SLICE = 256
+# Dense vectors further apart than this, in any dimension, are of another model: float16 and other kernels differ by less.
+_SAME_DENSE = 0.01
+_SAME_STORED = 0.002
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `verify` found.
+
+    Attributes:
+        chunks: Chunks that Chroma has.
+        problems: What is wrong with a chunk, by id.
+        orphans: Sidecar rows that belong to no chunk: space, nothing else.
+        pending: Chunks whose writing was begun and not settled.
+        file: What SQLite finds wrong with the file itself, or None.
+    """
+
+    chunks: int
+    problems: Mapping[str, Problem] = field(default_factory=dict)
+    orphans: int = 0
+    pending: int = 0
+    file: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether every chunk is found and whole."""
+        return not self.problems and self.file is None
+
+
+def verify(store: ChromaStore, *, show_progress: bool = False) -> Report:
+    """Compare every chunk in Chroma with its row; reads everything, changes nothing.
+
+    Raises:
+        StoreError: Chroma or the sidecar cannot be read at all.
+    """
+    with store.reading() as parts:
+        ids = parts.collection.ids()
+        problems: dict[str, Problem] = dict.fromkeys(_gone(parts, ids), "gone")
+    with tqdm(total=len(ids), unit="chunk", desc="Verifying", disable=not show_progress) as bar:
+        for part in slices(ids, _SLICE):
+            with store.reading() as parts:
+                problems |= examine(parts, part)
+            bar.update(len(part))
+    with store.reading() as parts:
+        sidecar = parts.sidecar
+        wrong = upkeep.damage(sidecar)
+        return Report(len(ids), problems, upkeep.count_orphans(sidecar), len(sidecar.pending()), wrong)
+
+
+def backfill(
+    store: ChromaStore,
+    encode: Encode,
+    *,
+    passage: Callable[[Chunk], str] | None = None,
+    show_progress: bool = False,
+) -> dict[str, Problem]:
+    """Make the sidecar hold every chunk that Chroma has, and no other; encode only what it lacks.
+
+    Texts and metadata in Chroma stay as they are. Chunks that another program made keep no trace
+    but, where its model differs, the new dense vector. What was done stays done when it breaks off.
+
+    Args:
+        store: Open, with a collection of its own or an adopted one.
+        encode: Texts -> all three heads, as `index_settings.encode_passages`.
+        passage: The text to encode of a chunk; None: its text.
+        show_progress: Show a bar over the chunks.
+
+    Returns:
+        What was wrong, by id, and is right now.
+
+    Raises:
+        IndexMismatchError: the dense vectors are of another width.
+        StoreError, BGEM3Error: a write or a forward pass failed.
+    """
+    with store.writing() as parts:
+        ids = parts.collection.ids()
+        _check_width(store, parts, ids)
+        gone = _gone(parts, ids)
+        parts.sidecar.settle(parts.sidecar.begin_delete(gone), {})
+        upkeep.drop_orphans(parts.sidecar)
+    mended: dict[str, Problem] = dict.fromkeys(gone, "gone")
+    with tqdm(total=len(ids), unit="chunk", desc="Indexing", disable=not show_progress) as bar:
+        for part in slices(ids, _SLICE):
+            with store.writing() as parts:
+                problems = examine(parts, part)
+                found = parts.collection.get(list(problems))
+                for chunks in text_slices(found[id_][0] for id_ in problems if id_ in found):
+                    embeddings = encode([passage(chunk) if passage else chunk.text for chunk in chunks])
+                    _index(store, parts, chunks, embeddings, {id_: pointer for id_, (_, pointer) in found.items()})
+            mended |= problems
+            bar.update(len(part))
+    store.reload()
+    return mended
+
+
+def examine(parts: ChromaSearcher, ids: Sequence[str]) -> dict[str, Problem]:
+    """Return what is wrong with chunks that Chroma has, by id."""
+    try:
+        return _examine(parts, ids)
+    except StoreCorruptError:
+        if len(ids) == 1:
+            return {ids[0]: "damaged"}
+        return {id_: problem for one in ids for id_, problem in examine(parts, [one]).items()}
+
+
+def _examine(parts: ChromaSearcher, ids: Sequence[str]) -> dict[str, Problem]:
+    found, dense = parts.collection.get(ids), parts.collection.dense(ids)
+    rows = np.array(list(parts.sidecar.rows_of(ids).values()), dtype=np.int64)
+    stored = {one.id: one for one in parts.sidecar.stored(rows)}
+    whole = set(parts.sidecar.whole(rows)) - upkeep.rows_with_wrong_fields(parts.sidecar, rows)
+    problems: dict[str, Problem] = {}
+    for id_, (chunk, pointer) in found.items():
+        row = stored.get(id_)
+        if row is None:
+            problems[id_] = "missing"
+        elif row.row not in whole:
+            problems[id_] = "damaged"
+        elif pointer not in (row.row, None) or not _agree(parts, chunk, row, dense[id_]):
+            problems[id_] = "changed"
+    return problems
+
+
+def _agree(parts: ChromaSearcher, chunk: Chunk, row: StoredRow, dense: FloatArray) -> bool:
+    if hash_text(chunk.text) != row.text_hash or chunk.metadata != row.metadata:
+        return False
+    kept = parts.sidecar.dense(np.array([row.row], dtype=np.int64))[0]
+    return len(kept) == len(dense) and bool(np.abs(kept - dense).max() <= _SAME_STORED)
+
+
+def _index(
+    store: ChromaStore,
+    parts: ChromaSearcher,
+    chunks: Sequence[Chunk],
+    embeddings: M3Embeddings,
+    pointers: Mapping[str, int | None],
+) -> None:
+    """Put chunks in the sidecar: those of ours as any other write, adopted ones without a change in Chroma."""
+    own = [i for i, chunk in enumerate(chunks) if pointers[chunk.id] is not None]
+    adopted = [i for i, chunk in enumerate(chunks) if pointers[chunk.id] is None]
+    if own:
+        store.upsert([chunks[i] for i in own], embeddings[own])
+    if adopted:
+        _adopt(parts, [chunks[i] for i in adopted], embeddings[adopted])
+
+
+def _adopt(parts: ChromaSearcher, chunks: Sequence[Chunk], embeddings: M3Embeddings) -> None:
+    dense = parts.collection.dense([chunk.id for chunk in chunks])
+    other = [i for i, chunk in enumerate(chunks) if np.abs(dense[chunk.id] - embeddings.dense[i]).max() > _SAME_DENSE]
+    if other:
+        parts.collection.replace_dense([chunks[i].id for i in other], embeddings.dense[other])
+    # The row keeps the vector that Chroma has now.
+    now = np.array([embeddings.dense[i] if i in other else dense[chunk.id] for i, chunk in enumerate(chunks)])
+    kept = M3Embeddings(dense=now, sparse=embeddings.sparse, multi_vector=embeddings.multi_vector)
+    pending = parts.sidecar.begin_upsert(chunks, kept, parts.codec.encode(embeddings.multi_vector))
+    parts.sidecar.settle(pending, {one.id: one.new_row for one in pending if one.new_row is not None})
+
+
+def _gone(parts: ChromaSearcher, ids: Sequence[str]) -> list[str]:
+    """Return the ids of live rows whose chunk Chroma does not have."""
+    there = set(ids)
+    return [id_ for id_ in parts.sidecar.ids() if id_ not in there]
+
+
+def _check_width(store: ChromaStore, parts: ChromaSearcher, ids: Sequence[str]) -> None:
+    width = next((len(vector) for vector in parts.collection.dense(ids[:1]).values()), store.settings.dim)
+    if width != store.settings.dim:
+        raise IndexMismatchError(
+            f"collection {parts.collection.name!r}: its vectors have {width} dimensions, this encoder gives "
+            f"{store.settings.dim}, and Chroma cannot change that in place. Fix: add its texts to a new collection"
+        )

@@ -1,0 +1,68 @@
+"""One process may write to a collection at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from bgem3.errors import StoreLockedError, StoreWriteError
+
+
+class WriterLock:
+    """A lock file that goes with the process that holds it.
+
+    Args:
+        path: The file; made when the lock is taken.
+        name: The collection, for errors.
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._lock = FileLock(path, thread_local=False)
+        self._folder = path.parent
+        self._name = name
+
+    def take(self) -> None:
+        """Take the lock, or keep it.
+
+        Raises:
+            StoreLockedError: another process has it.
+            StoreWriteError: the folder refuses the file.
+        """
+        if self._lock.is_locked:
+            return
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise StoreLockedError(
+                f"{self._folder}: another process is writing to collection {self._name!r}. "
+                f"Fix: close it there, or write through one process"
+            ) from error
+        except OSError as error:
+            raise StoreWriteError(f"{self._folder}: cannot be written ({error}). Fix: make it writable") from error
+
+    @contextmanager
+    def tried(self) -> Iterator[bool]:
+        """Hold the lock within, if no other process does; tell whether it is held."""
+        held = self.held
+        try:
+            self.take()
+        except StoreLockedError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            if not held:
+                self.release()
+
+    @property
+    def held(self) -> bool:
+        """Whether this object has the lock."""
+        return self._lock.is_locked
+
+    def release(self) -> None:
+        """Give the lock back."""
+        self._lock.release(force=True)
