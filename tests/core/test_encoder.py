@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bgem3.embeddings import M3Embeddings
 from bgem3.encoder import M3Encoder
 from bgem3.errors import (
     BackendError,
@@ -71,6 +72,43 @@ def test_result_does_not_depend_on_the_batch(encoder):
         np.testing.assert_allclose(together.dense[position], alone.dense[0], atol=1e-5)
         np.testing.assert_allclose(together.multi_vector[position], alone.multi_vector[0], atol=1e-5)
         np.testing.assert_allclose(together.sparse[[position]].toarray(), alone.sparse[[0]].toarray(), atol=1e-5)
+
+
+def test_a_stream_gives_the_same_in_parts(encoder):
+    texts = [f"{text} {number}" for number in range(40) for text in TEXTS]
+    parts = list(encoder.stream(iter(texts), tokens=200))
+    assert len(parts) > 3
+    whole, joined = encoder.encode(texts), M3Embeddings.concatenate(parts)
+    np.testing.assert_allclose(joined.dense, whole.dense, atol=1e-5)
+    np.testing.assert_allclose(joined.multi_vector.vectors, whole.multi_vector.vectors, atol=1e-5)
+    np.testing.assert_allclose((joined.sparse - whole.sparse).toarray(), 0, atol=1e-5)
+
+
+def test_a_stream_reads_only_what_it_needs(encoder):
+    taken = 0
+
+    def endless():
+        nonlocal taken
+        while True:
+            taken += 1
+            yield f"text number {taken}"
+
+    first = next(encoder.stream(endless(), heads=("dense",), tokens=100))
+    assert len(first) < 200
+    assert taken <= 4 * 64
+
+
+def test_a_stream_counts_positions_from_its_first_text(encoder):
+    parts = encoder.stream([*["fine"] * 200, "\ud800"], heads=("dense",), tokens=10)
+    with pytest.raises(InvalidTextError, match=r"texts\[200\]: not valid Unicode"):
+        list(parts)
+
+
+def test_bad_streams_are_refused_at_once(encoder):
+    with pytest.raises(InvalidInputError, match=r"Fix: pass \[text\]"):
+        encoder.stream("not a list")
+    with pytest.raises(InvalidInputError, match="tokens: got 0, expected at least 1"):
+        encoder.stream(["a"], tokens=0)
 
 
 def test_fewer_heads(encoder):

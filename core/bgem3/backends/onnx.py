@@ -28,6 +28,8 @@ class OnnxBackend:
     """
 
     name = "onnx"
+    batch_tokens = 1024
+    concurrency = 1
     precision = "float32"
     device = "cpu"
 
