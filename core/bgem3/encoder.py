@@ -228,10 +228,6 @@ class M3Encoder:
         """End the worker thread of the async methods; waits for what was submitted."""
         self._merger.close()
 
-    def _prepare(self, texts: Sequence[str], max_length: int | None) -> TokenSequences:
-        lengths = self.lengths.shortened(max_length)
-        return TokenSequences.of_parts(fit(self.tokenizer.encode(_check_texts(texts)), lengths))
-
     def _parts(self, texts: Iterable[str], max_length: int | None, tokens: int) -> Iterator[TokenSequences]:
         """Tokenise a stream of texts into runs of at least `tokens` tokens."""
         source, first = iter(texts), 0
