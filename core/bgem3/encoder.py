@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from bgem3.assembly import Assembly, TokenSequences, merge_tokens
 from bgem3.backends.base import Backend, HeadOutputs
 from bgem3.backends.choice import choose_forms, make_backend
+from bgem3.backends.processor import processor_name
 from bgem3.batching import Merger, ahead, in_flight, token_batches
 from bgem3.checkpoint import Checkpoint, load_checkpoint
 from bgem3.embeddings import M3Embeddings
@@ -79,9 +80,11 @@ class M3Encoder:
 
         Args:
             model: A folder or a hub id.
-            backend: `onnx` (onnxruntime, CPU), `torch`, `flag` (FlagEmbedding), or `auto`: torch where
-                a GPU is at hand, else onnx, else torch. Only the files it reads are downloaded.
-            precision: `float32`; torch also `bfloat16` and `float16`. `auto`: bfloat16 on a GPU, else float32.
+            backend: `onnx` (onnxruntime), `openvino`, `torch`, `flag` (FlagEmbedding), or `auto`: torch where a GPU or
+                bfloat16 is at hand, else onnx, else torch. Only the files it reads are downloaded.
+            precision: `float32`; `bfloat16` (torch, openvino), `float16` (torch on a GPU), `int8` and `int4` (onnx,
+                openvino), which are converted on first use and kept. `auto`: bfloat16 where the hardware has it,
+                else float32.
             device: A torch device name such as `cuda:0`; None: a GPU under `auto` if there is one, else the CPU.
             max_length: Tokens of one forward pass; None: all the checkpoint can read (8,192 for bge-m3).
             overflow: What happens past max_length: `window` cuts the text into overlapping windows and joins
@@ -100,7 +103,7 @@ class M3Encoder:
             MissingExtraError: the backend is not installed.
             BackendError: the backend has no such precision or device.
         """
-        backend, device, forms = choose_forms(backend, device)
+        backend, device, forms = choose_forms(backend, device, precision)
         checkpoint = load_checkpoint(
             model,
             forms=forms,
@@ -110,7 +113,14 @@ class M3Encoder:
             show_progress=show_progress,
         )
         lengths = Lengths.resolve(checkpoint.positions, max_length, overflow, window, window_overlap)
-        engine = make_backend(backend, checkpoint, precision=precision, device=device, num_threads=num_threads)
+        engine = make_backend(
+            backend,
+            checkpoint,
+            precision=precision,
+            device=device,
+            num_threads=num_threads,
+            show_progress=show_progress,
+        )
         return cls(checkpoint, engine, lengths)
 
     def encode(
@@ -222,7 +232,7 @@ class M3Encoder:
         """Return what runs here: model, backend, precision, device, widths, lengths, fingerprint."""
         names = ("backend", "precision", "device", "dim", "multi_dim", "vocab_size", "fingerprint")
         own = {name: getattr(self, name) for name in names}
-        return {"model": self._checkpoint.name, **own, **asdict(self.lengths)}
+        return {"model": self._checkpoint.name, **own, "processor": processor_name(), **asdict(self.lengths)}
 
     def close(self) -> None:
         """End the worker thread of the async methods; waits for what was submitted."""

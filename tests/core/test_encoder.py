@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bgem3.backends.torch import TorchBackend
+from bgem3.checkpoint import load_checkpoint
 from bgem3.embeddings import M3Embeddings
 from bgem3.encoder import M3Encoder
 from bgem3.errors import (
@@ -203,7 +205,7 @@ def test_error_names_the_long_text(checkpoint):
         ({"overflow": "drop"}, "overflow: got 'drop', expected one of window, truncate, error"),
         ({"max_length": 16, "window": 32}, "window: got 32, expected 3 to max_length=16"),
         ({"window": 16, "window_overlap": 14}, "window_overlap: got 14, expected 0 to 13"),
-        ({"backend": "cuda"}, "backend: got 'cuda', expected one of auto, torch, onnx, flag"),
+        ({"backend": "cuda"}, "backend: got 'cuda', expected one of auto, torch, onnx, openvino, flag"),
     ],
 )
 def test_options_out_of_range(checkpoint, options, message):
@@ -212,16 +214,39 @@ def test_options_out_of_range(checkpoint, options, message):
 
 
 def test_a_precision_the_backend_lacks(checkpoint):
-    with pytest.raises(BackendError, match="Fix: backend='torch'"):
-        M3Encoder.from_pretrained(checkpoint, backend="onnx", precision="bfloat16")
-    with pytest.raises(BackendError, match="torch has float32, bfloat16, float16, got 'int3'"):
+    with pytest.raises(BackendError, match="onnx has float32, int8, int4, got 'float16'. Fix: backend='torch'"):
+        M3Encoder.from_pretrained(checkpoint, backend="onnx", precision="float16")
+    with pytest.raises(InvalidInputError, match="precision: got 'int3', expected one of auto, float32"):
         M3Encoder.from_pretrained(checkpoint, backend="torch", precision="int3")
+    with pytest.raises(BackendError, match="float16 is for GPUs"):
+        M3Encoder.from_pretrained(checkpoint, backend="torch", precision="float16")
+
+
+def test_a_precision_the_processor_lacks(checkpoint, monkeypatch):
+    monkeypatch.setattr("bgem3.backends.choice.has_bfloat16", lambda: False)
+    with pytest.raises(BackendError, match="this processor has no bfloat16.*Fix: precision='int8'"):
+        M3Encoder.from_pretrained(checkpoint, backend="torch", precision="bfloat16")
+
+
+def test_auto_takes_bfloat16_where_the_processor_has_it(checkpoint, monkeypatch):
+    monkeypatch.setattr("bgem3.backends.choice.has_bfloat16", lambda: True)
+    encoder = M3Encoder.from_pretrained(checkpoint)
+    assert (encoder.backend, encoder.precision) == ("torch", "bfloat16")
+    monkeypatch.setattr("bgem3.backends.choice.has_bfloat16", lambda: False)
+    encoder = M3Encoder.from_pretrained(checkpoint)
+    assert (encoder.backend, encoder.precision) == ("onnx", "float32")
+
+
+def test_a_device_onnxruntime_lacks(checkpoint):
+    with pytest.raises(BackendError, match="device: onnxruntime has .*got 'tensorrt'. Fix: device='cpu'"):
+        M3Encoder.from_pretrained(checkpoint, backend="onnx", precision="float32", device="tensorrt")
 
 
 def test_bfloat16_is_close(checkpoint):
-    exact = M3Encoder.from_pretrained(checkpoint, backend="torch").encode(TEXTS)
-    rounded = M3Encoder.from_pretrained(checkpoint, backend="torch", precision="bfloat16").encode(TEXTS)
-    assert np.sum(exact.dense * rounded.dense, axis=1).min() > 0.99
+    files = load_checkpoint(checkpoint)
+    exact = M3Encoder.from_pretrained(checkpoint, backend="torch", precision="float32")
+    rounded = M3Encoder(files, TorchBackend(files, precision="bfloat16"), exact.lengths).encode(TEXTS)
+    assert np.sum(exact.encode(TEXTS).dense * rounded.dense, axis=1).min() > 0.99
 
 
 def test_token_counts(encoder):
