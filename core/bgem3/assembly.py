@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from bgem3.backends.base import HeadOutputs
-from bgem3.embeddings import MultiVectors
-from bgem3.types import FloatArray, IntArray
+from bgem3.embeddings import M3Embeddings, MultiVectors
+from bgem3.types import FloatArray, Head, IntArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,19 +46,67 @@ class TokenSequences:
         return cls([ids for member in members for ids in member.ids], np.concatenate(owners), int(starts[-1]))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class BatchOutputs:
-    """What the backend gave for one batch; `members` are positions in `TokenSequences.ids`."""
+class Assembly:
+    """The results of all sequences, written in place as batches come, in any order.
 
-    members: IntArray
-    heads: HeadOutputs
+    Args:
+        sequences: What is encoded.
+        heads: Which heads will come.
+        dim: Width of a dense vector.
+        multi_dim: Width of a token vector.
+    """
+
+    def __init__(self, sequences: TokenSequences, heads: Collection[Head], dim: int, multi_dim: int) -> None:
+        lengths = sequences.lengths
+        tokens = int(lengths.sum())
+        self._sequences = sequences
+        self._lengths = lengths
+        self._starts = np.cumsum(lengths) - lengths
+        self._dense = np.empty((len(lengths), dim), np.float32) if "dense" in heads else None
+        self._weights = np.empty(tokens, np.float32) if "sparse" in heads else None
+        self._vectors = np.empty((tokens - len(lengths), multi_dim), np.float32) if "multi_vector" in heads else None
+
+    def put(self, members: IntArray, outputs: HeadOutputs) -> None:
+        """Take what the backend gave for one batch; `members` are positions in `TokenSequences.ids`."""
+        if self._dense is not None:
+            self._dense[members] = outputs.dense
+        if self._weights is not None:
+            self._weights[_ranges(self._starts[members], self._lengths[members])] = outputs.token_weights
+        if self._vectors is not None:
+            # each sequence before it has one vector less than tokens
+            starts, counts = self._starts[members] - members, self._lengths[members] - 1
+            self._vectors[_ranges(starts, counts)] = outputs.token_vectors
+
+    def finish(self, dropped: IntArray, vocab_size: int) -> M3Embeddings:
+        """Return the texts' representations, once every batch was put; `dropped` ids get no lexical weight."""
+        return M3Embeddings(
+            dense=None if self._dense is None else _mean_of_windows(self._dense, self._sequences),
+            sparse=None if self._weights is None else self._sparse_rows(self._weights, dropped, vocab_size),
+            multi_vector=None if self._vectors is None else self._token_vectors(self._vectors),
+        )
+
+    def _sparse_rows(self, weights: FloatArray, dropped: IntArray, width: int) -> csr_array:
+        """Return `(n_texts, width)`: the largest weight of each token id in a text, over all its windows."""
+        ids = np.concatenate([*self._sequences.ids, np.empty(0, np.int64)])
+        owners = np.repeat(self._sequences.owners, self._lengths)
+        return merge_tokens(ids, weights, owners, (self._sequences.n_texts, width), dropped, np.maximum)
+
+    def _token_vectors(self, vectors: FloatArray) -> MultiVectors:
+        """Return each text's token vectors; the windows of one text follow each other."""
+        starts = np.concatenate([[0], np.cumsum(self._lengths - 1)]).astype(np.int64)
+        first = np.searchsorted(self._sequences.owners, np.arange(self._sequences.n_texts + 1))
+        return MultiVectors(vectors, starts[first])
 
 
-def dense_rows(batches: Sequence[BatchOutputs], sequences: TokenSequences, dim: int) -> FloatArray:
+def _ranges(starts: IntArray, counts: IntArray) -> IntArray:
+    """Return `start, start + 1, ...` of each range, joined."""
+    shifts = np.repeat(starts - (np.cumsum(counts) - counts), counts)
+    joined: IntArray = shifts + np.arange(len(shifts))
+    return joined
+
+
+def _mean_of_windows(rows: FloatArray, sequences: TokenSequences) -> FloatArray:
     """Return `(n_texts, dim)`; several windows of one text become their mean, normalised again."""
-    rows = np.empty((len(sequences.ids), dim), dtype=np.float32)
-    for batch in batches:
-        rows[batch.members] = batch.heads.dense
     if len(rows) == sequences.n_texts:
         return rows
     first = np.searchsorted(sequences.owners, np.arange(sequences.n_texts))
@@ -66,16 +114,6 @@ def dense_rows(batches: Sequence[BatchOutputs], sequences: TokenSequences, dim: 
     means: FloatArray = sums / np.linalg.norm(sums, axis=1, keepdims=True)
     several = np.bincount(sequences.owners) > 1
     return np.where(several[:, None], means, rows[first])
-
-
-def sparse_rows(batches: Sequence[BatchOutputs], sequences: TokenSequences, dropped: IntArray, width: int) -> csr_array:
-    """Return `(n_texts, width)`: the largest weight of each token id in a text, over all its windows."""
-    order = [int(i) for batch in batches for i in batch.members]
-    ids = np.concatenate([sequences.ids[i] for i in order] or [np.empty(0, np.int64)])
-    owners = np.repeat(sequences.owners[order], sequences.lengths[order]) if order else ids
-    weights = [batch.heads.token_weights for batch in batches if batch.heads.token_weights is not None]
-    values = np.concatenate(weights or [np.empty(0, np.float32)])
-    return merge_tokens(ids, values, owners, (sequences.n_texts, width), dropped, np.maximum)
 
 
 def merge_tokens(
@@ -92,18 +130,3 @@ def merge_tokens(
     rows, columns = np.divmod(keys[first], shape[1])
     offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=shape[0]))])
     return csr_array((data, columns.astype(np.int32), offsets.astype(np.int32)), shape=shape)
-
-
-def token_vectors(batches: Sequence[BatchOutputs], sequences: TokenSequences, dim: int) -> MultiVectors:
-    """Return each text's token vectors; the windows of one text follow each other."""
-    counts = sequences.lengths - 1
-    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    vectors = np.empty((int(starts[-1]), dim), dtype=np.float32)
-    for batch in batches:
-        assert batch.heads.token_vectors is not None  # the caller asked for them
-        taken = 0
-        for i in batch.members:
-            vectors[starts[i] : starts[i + 1]] = batch.heads.token_vectors[taken : taken + counts[i]]
-            taken += counts[i]
-    first = np.searchsorted(sequences.owners, np.arange(sequences.n_texts + 1))
-    return MultiVectors(vectors, starts[first])

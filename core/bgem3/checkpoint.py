@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from bgem3.errors import CheckpointFileError, CheckpointNotFoundError
-from bgem3.fingerprint import cache_root, file_sha256
+from bgem3.fingerprint import cache_root, file_sha256, read_json
+from bgem3.forms import CONVERTED, FORM_FILE, converted_precisions
 from bgem3.hub import (
     COMMON_FILES,
     ONNX_FILE,
@@ -98,25 +99,28 @@ class Checkpoint:
     Attributes:
         folder: Where the files lie.
         name: What the user asked for.
-        form: The form of the weights that was taken: "torch" or "onnx".
+        form: The form of the weights that was taken: "torch" or "onnx"; "converted" where the folder holds only
+            forms made by `bgem3 convert`.
         config: Sizes and constants of the encoder.
         sparse_head: `(1, hidden_size)`: one weight per token.
         multi_vector_head: `(multi_dim, hidden_size)`: one vector per token.
         tokenizer_path: `tokenizer.json`.
         weights_path: `model.safetensors` or `pytorch_model.bin`; None unless `form` is "torch".
         onnx_path: The ONNX graph, its external data beside it as real files; None unless `form` is "onnx".
+        weights_sha256: Hash of the weights file that the checkpoint is known by.
         fingerprint: 64 hex digits; the same for every form of one checkpoint.
     """
 
     folder: Path
     name: str
-    form: Form
+    form: Form | Literal["converted"]
     config: Config
     sparse_head: LinearHead
     multi_vector_head: LinearHead
     tokenizer_path: Path
     weights_path: Path | None
     onnx_path: Path | None
+    weights_sha256: str
     fingerprint: str
 
     @property
@@ -183,23 +187,26 @@ def _open(folder: Path, name: str, forms: Sequence[Form]) -> Checkpoint:
             )
     present = {file for file in (*TORCH_FILES, ONNX_FILE) if (folder / file).is_file()}
     form = next((form for form in forms if main_file(present, form)), None)
-    if form is None:
+    made = converted_precisions(folder)
+    if form is None and not made:
         raise no_form(name, forms)
     config = _read_config(folder / "config.json")
     sparse = _read_head(folder / "sparse_linear.pt", config.hidden_size, outputs=1)
     multi_vector = _read_head(folder / "colbert_linear.pt", config.hidden_size)
-    main = folder / str(main_file(present, form))
+    main = folder / str(form and main_file(present, form))
+    weights = recorded_weights(folder) or _weights_sha256(folder, present, made)
     return Checkpoint(
         folder=folder,
         name=name,
-        form=form,
+        form=form or "converted",
         config=config,
         sparse_head=sparse,
         multi_vector_head=multi_vector,
         tokenizer_path=folder / "tokenizer.json",
         weights_path=_checked_weights(main) if form == "torch" else None,
         onnx_path=_checked_graph(folder, main) if form == "onnx" else None,
-        fingerprint=_fingerprint(folder, present, config, (sparse, multi_vector)),
+        weights_sha256=weights,
+        fingerprint=_fingerprint(folder, config, (sparse, multi_vector), weights),
     )
 
 
@@ -278,19 +285,21 @@ def _checked_graph(folder: Path, path: Path) -> Path:
     return real_path(path, needed, [*([side / "onnx"] if side else []), cache_root() / "onnx"])
 
 
-def _fingerprint(folder: Path, present: set[str], config: Config, heads: Sequence[LinearHead]) -> str:
+def _fingerprint(folder: Path, config: Config, heads: Sequence[LinearHead], weights: str) -> str:
     digest = sha256(repr(astuple(config)).encode())
     digest.update((folder / "tokenizer.json").read_bytes())
     for head in heads:
         digest.update(repr(head.weight.shape).encode() + head.weight.tobytes() + head.bias.tobytes())
-    digest.update((recorded_weights(folder) or _weights_sha256(folder, present)).encode())
+    digest.update(weights.encode())
     return digest.hexdigest()
 
 
-def _weights_sha256(folder: Path, present: set[str]) -> str:
+def _weights_sha256(folder: Path, present: set[str], converted: Sequence[str]) -> str:
     """Hash the weights a checkpoint is known by: its torch file, else its ONNX graph with the data beside it."""
     if weights := main_file(present, "torch"):
         return file_sha256(folder / weights)
+    if converted:
+        return read_json(folder / CONVERTED / converted[0] / FORM_FILE).get("weights", "")
     graph = folder / ONNX_FILE
     data = sorted(external_data(graph))
     return sha256("".join(file_sha256(graph.parent / name) for name in (graph.name, *data)).encode()).hexdigest()

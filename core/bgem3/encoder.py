@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
-from threading import Lock
+from threading import Semaphore
 
 import numpy as np
 from scipy.sparse import csr_array
 from tqdm.auto import tqdm
 
-from bgem3.assembly import BatchOutputs, TokenSequences, dense_rows, merge_tokens, sparse_rows, token_vectors
+from bgem3.assembly import Assembly, TokenSequences, merge_tokens
 from bgem3.backends.base import Backend, HeadOutputs
 from bgem3.backends.choice import choose_forms, make_backend
-from bgem3.batching import Merger, token_batches
+from bgem3.backends.processor import processor_name
+from bgem3.batching import Merger, ahead, in_flight, token_batches
 from bgem3.checkpoint import Checkpoint, load_checkpoint
 from bgem3.embeddings import M3Embeddings
 from bgem3.errors import BackendError, BGEM3Error, InvalidInputError
 from bgem3.lengths import Lengths, Overflow, fit
 from bgem3.tokenizer import M3Tokenizer, cut
-from bgem3.types import HEADS, Head, Token
+from bgem3.types import HEADS, Head, IntArray, Token
 
-# Tokens in one forward pass: more leaves the processor's cache, fewer leaves cores idle.
-_BATCH_TOKENS = 2048
+# Texts tokenised in one go while the model runs.
+_TOKENISE_TEXTS = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +49,7 @@ class M3Encoder:
     def __init__(self, checkpoint: Checkpoint, backend: Backend, lengths: Lengths) -> None:
         self._checkpoint = checkpoint
         self._backend = backend
-        self._lock = Lock()
+        self._gate = Semaphore(backend.concurrency)
         self._merger: Merger[_Request, M3Embeddings] = Merger(self._encode_merged)
         self.lengths = lengths
         self.tokenizer = M3Tokenizer(checkpoint.tokenizer_path)
@@ -78,9 +80,11 @@ class M3Encoder:
 
         Args:
             model: A folder or a hub id.
-            backend: `onnx` (onnxruntime, CPU), `torch`, `flag` (FlagEmbedding), or `auto`: torch where
-                a GPU is at hand, else onnx, else torch. Only the files it reads are downloaded.
-            precision: `float32`; torch also `bfloat16` and `float16`. `auto`: bfloat16 on a GPU, else float32.
+            backend: `onnx` (onnxruntime), `openvino`, `torch`, `flag` (FlagEmbedding), or `auto`: torch where a GPU or
+                bfloat16 is at hand, else onnx, else torch. Only the files it reads are downloaded.
+            precision: `float32`; `bfloat16` (torch, openvino), `float16` (torch on a GPU), `int8` and `int4` (onnx,
+                openvino), which are converted on first use and kept. `auto`: bfloat16 where the hardware has it,
+                else float32.
             device: A torch device name such as `cuda:0`; None: a GPU under `auto` if there is one, else the CPU.
             max_length: Tokens of one forward pass; None: all the checkpoint can read (8,192 for bge-m3).
             overflow: What happens past max_length: `window` cuts the text into overlapping windows and joins
@@ -99,7 +103,7 @@ class M3Encoder:
             MissingExtraError: the backend is not installed.
             BackendError: the backend has no such precision or device.
         """
-        backend, device, forms = choose_forms(backend, device)
+        backend, device, forms = choose_forms(backend, device, precision)
         checkpoint = load_checkpoint(
             model,
             forms=forms,
@@ -109,7 +113,14 @@ class M3Encoder:
             show_progress=show_progress,
         )
         lengths = Lengths.resolve(checkpoint.positions, max_length, overflow, window, window_overlap)
-        engine = make_backend(backend, checkpoint, precision=precision, device=device, num_threads=num_threads)
+        engine = make_backend(
+            backend,
+            checkpoint,
+            precision=precision,
+            device=device,
+            num_threads=num_threads,
+            show_progress=show_progress,
+        )
         return cls(checkpoint, engine, lengths)
 
     def encode(
@@ -144,6 +155,38 @@ class M3Encoder:
     # This model encodes both sides alike; the names are for readers of the calling code.
     encode_queries = encode
     encode_passages = encode
+
+    def stream(
+        self,
+        texts: Iterable[str],
+        *,
+        heads: Collection[Head] = HEADS,
+        max_length: int | None = None,
+        tokens: int = 32_768,
+    ) -> Iterator[M3Embeddings]:
+        """Encode any number of texts in constant memory.
+
+        The next texts are tokenised while the model runs.
+
+        Args:
+            texts: Read as they are needed; may be endless.
+            heads: Which representations to compute.
+            max_length: Tokens of a text; at most the encoder's own.
+            tokens: A result covers texts of about this many tokens; with 1,024 dims their token vectors fill
+                4 kB each.
+
+        Yields:
+            The representations of the next texts, in order; lengths differ.
+
+        Raises:
+            InvalidTextError, TextTooLongError, BackendError: as `encode`; positions count from the first text.
+            InvalidInputError: `tokens` is below 1.
+        """
+        chosen = _check_heads(heads)
+        if tokens < 1:
+            raise InvalidInputError(f"tokens: got {tokens}, expected at least 1")
+        parts = self._parts(_check_stream(texts), max_length, tokens)
+        return (self._run(sequences, chosen) for sequences in ahead(parts))
 
     async def aencode(
         self, texts: Sequence[str], *, heads: Collection[Head] = HEADS, max_length: int | None = None
@@ -189,33 +232,45 @@ class M3Encoder:
         """Return what runs here: model, backend, precision, device, widths, lengths, fingerprint."""
         names = ("backend", "precision", "device", "dim", "multi_dim", "vocab_size", "fingerprint")
         own = {name: getattr(self, name) for name in names}
-        return {"model": self._checkpoint.name, **own, **asdict(self.lengths)}
+        return {"model": self._checkpoint.name, **own, "processor": processor_name(), **asdict(self.lengths)}
 
     def close(self) -> None:
         """End the worker thread of the async methods; waits for what was submitted."""
         self._merger.close()
 
-    def _prepare(self, texts: Sequence[str], max_length: int | None) -> TokenSequences:
+    def _parts(self, texts: Iterable[str], max_length: int | None, tokens: int) -> Iterator[TokenSequences]:
+        """Tokenise a stream of texts into runs of at least `tokens` tokens."""
+        source, first = iter(texts), 0
+        members: list[TokenSequences] = []
+        while group := list(islice(source, _TOKENISE_TEXTS)):
+            members.append(self._prepare(group, max_length, first))
+            first += len(group)
+            if sum(len(ids) for member in members for ids in member.ids) >= tokens:
+                yield TokenSequences.join(members)
+                members = []
+        if members:
+            yield TokenSequences.join(members)
+
+    def _prepare(self, texts: Sequence[str], max_length: int | None, first: int = 0) -> TokenSequences:
         lengths = self.lengths.shortened(max_length)
-        return TokenSequences.of_parts(fit(self.tokenizer.encode(_check_texts(texts)), lengths))
+        return TokenSequences.of_parts(fit(self.tokenizer.encode(_check_texts(texts), first), lengths, first=first))
 
     def _run(self, sequences: TokenSequences, heads: tuple[Head, ...], show_progress: bool = False) -> M3Embeddings:
-        lengths = sequences.lengths
-        done: list[BatchOutputs] = []
+        lengths, backend = sequences.lengths, self._backend
+        assembly = Assembly(sequences, heads, self.dim, self.multi_dim)
+
+        def forward(members: IntArray) -> tuple[IntArray, HeadOutputs]:
+            with self._gate:
+                outputs = backend.forward([sequences.ids[i] for i in members], heads)
+            _check_finite(outputs, self.precision)
+            return members, outputs
+
+        batches = token_batches(lengths, backend.batch_tokens)
         with tqdm(total=int(lengths.sum()), unit="tok", desc="Encoding", disable=not show_progress) as bar:
-            for members in token_batches(lengths, _BATCH_TOKENS):
-                batch = [sequences.ids[i] for i in members]
-                with self._lock:
-                    outputs = self._backend.forward(batch, heads)
-                _check_finite(outputs, self.precision)
-                done.append(BatchOutputs(members, outputs))
+            for members, outputs in in_flight(forward, batches, min(backend.concurrency, max(1, len(batches)))):
+                assembly.put(members, outputs)
                 bar.update(int(lengths[members].sum()))
-        special = self.tokenizer.special_ids
-        return M3Embeddings(
-            dense=dense_rows(done, sequences, self.dim) if "dense" in heads else None,
-            sparse=sparse_rows(done, sequences, special, self.vocab_size) if "sparse" in heads else None,
-            multi_vector=token_vectors(done, sequences, self.multi_dim) if "multi_vector" in heads else None,
-        )
+        return assembly.finish(self.tokenizer.special_ids, self.vocab_size)
 
     def _encode_merged(self, requests: Sequence[_Request]) -> list[M3Embeddings | Exception]:
         """Encode the requests of several callers together, those with the same heads in one run."""
@@ -246,6 +301,12 @@ class M3Encoder:
 def _check_texts(texts: Sequence[str]) -> Sequence[str]:
     if isinstance(texts, str):
         raise InvalidInputError("texts: expected a sequence of strings, got one str. Fix: pass [text]")
+    return texts
+
+
+def _check_stream(texts: Iterable[str]) -> Iterable[str]:
+    if isinstance(texts, str):
+        raise InvalidInputError("texts: expected an iterable of strings, got one str. Fix: pass [text]")
     return texts
 
 

@@ -73,8 +73,8 @@ class Lengths:
         return Lengths.resolve(self.max_length, max_length, self.overflow, window, overlap)
 
 
-def fit(ids: Sequence[IntArray], lengths: Lengths, *, warn: bool = True) -> list[list[IntArray]]:
-    """Make each text fit: one sequence, or several windows; `warn` where texts are truncated.
+def fit(ids: Sequence[IntArray], lengths: Lengths, *, warn: bool = True, first: int = 0) -> list[list[IntArray]]:
+    """Make each text fit: one sequence, or several windows; `warn` where texts are truncated; `first` is the first text's position.
 
     Raises:
         TextTooLongError: under `overflow="error"`; names the text's position.
@@ -84,7 +84,7 @@ def fit(ids: Sequence[IntArray], lengths: Lengths, *, warn: bool = True) -> list
         return [[one] for one in ids]
     if lengths.overflow == "error":
         raise TextTooLongError(
-            f"texts[{too_long[0]}]: {len(ids[too_long[0]])} tokens, max_length is {lengths.max_length}. "
+            f"texts[{first + too_long[0]}]: {len(ids[too_long[0]])} tokens, max_length is {lengths.max_length}. "
             f"Fix: split the text, or overflow='window'"
         )
     if lengths.overflow == "truncate":

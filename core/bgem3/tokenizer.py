@@ -44,13 +44,17 @@ class M3Tokenizer:
             ids[token] = found
         self.special_ids: IntArray = np.array(list(ids.values()), dtype=np.int64)
 
-    def encode(self, texts: Sequence[str]) -> list[IntArray]:
+    def encode(self, texts: Sequence[str], first: int = 0) -> list[IntArray]:
         """Return each text's token ids, `<s> ... </s>`, of any length, int64.
+
+        Args:
+            texts: What to tokenise.
+            first: Position of the first one, for errors.
 
         Raises:
             InvalidTextError: an item is not a string, or holds a lone surrogate; names its position.
         """
-        for position, text in enumerate(texts):
+        for position, text in enumerate(texts, first):
             if not isinstance(text, str):
                 raise InvalidTextError(
                     f"texts[{position}]: expected a str, got {type(text).__name__}. Fix: convert it with str(...)"
@@ -58,7 +62,7 @@ class M3Tokenizer:
         try:
             encoded = self._tokenizer.encode_batch_fast(list(texts))
         except (UnicodeError, TypeError) as error:
-            raise _invalid_unicode(texts) from error
+            raise _invalid_unicode(texts, first) from error
         return [np.array(one.ids, dtype=np.int64) for one in encoded]
 
     def spans(self, text: str) -> list[Token]:
@@ -92,8 +96,8 @@ def windows(ids: IntArray, size: int, overlap: int) -> list[IntArray]:
     return [np.concatenate([ids[:1], content[start : start + room], ids[-1:]]) for start in starts]
 
 
-def _invalid_unicode(texts: Sequence[str]) -> InvalidTextError:
-    for position, text in enumerate(texts):
+def _invalid_unicode(texts: Sequence[str], first: int) -> InvalidTextError:
+    for position, text in enumerate(texts, first):
         try:
             text.encode()
         except UnicodeEncodeError as error:

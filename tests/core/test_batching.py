@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import CancelledError
+from threading import Lock
 
 import numpy as np
 import pytest
 
-from bgem3.batching import Merger, token_batches
+from bgem3.batching import Merger, ahead, in_flight, token_batches
 
 
 def test_batches_hold_the_budget_longest_first():
@@ -24,7 +25,8 @@ def test_every_sequence_stands_in_one_batch():
     lengths = np.random.default_rng(0).integers(1, 600, 1000)
     batches = token_batches(lengths, budget=2048)
     assert sorted(np.concatenate(batches).tolist()) == list(range(1000))
-    assert all(len(b) == 1 or lengths[b].max() * len(b) <= 2048 for b in batches)
+    assert all(len(b) == 1 or lengths[b].sum() <= 2048 for b in batches)
+    assert all(len(b) == 1 or lengths[b].max() * len(b) <= 3072 for b in batches)
 
 
 def test_nothing_gives_no_batch():
@@ -87,3 +89,63 @@ def test_a_cancelled_request_never_runs():
     assert seen == [0]
     with pytest.raises(CancelledError):
         second.result()
+
+
+def test_a_long_sequence_takes_no_crowd_of_short_ones_with_it():
+    """Padded to 100 tokens each, six of them would cost 600 places for 150 tokens."""
+    lengths = np.array([100, 10, 10, 10, 10, 10])
+    assert [len(batch) for batch in token_batches(lengths, budget=200)] == [3, 3]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_in_flight_keeps_the_order_and_the_bound(count):
+    running, most, lock = 0, 0, Lock()
+
+    def work(number: int) -> int:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.002 * (number % 3))
+        with lock:
+            running -= 1
+        return number * 2
+
+    assert list(in_flight(work, range(20), count)) == [2 * number for number in range(20)]
+    assert most <= count
+
+
+def test_in_flight_raises_what_the_work_raised():
+    def work(number: int) -> int:
+        if number == 3:
+            raise ValueError("the third")
+        return number
+
+    with pytest.raises(ValueError, match="the third"):
+        list(in_flight(work, range(10), 2))
+
+
+def test_ahead_makes_one_item_more_than_was_taken():
+    made = []
+
+    def numbers():
+        for number in range(5):
+            made.append(number)
+            yield number
+
+    taken = ahead(numbers())
+    assert next(taken) == 0
+    time.sleep(0.05)
+    assert made == [0, 1]
+    assert list(taken) == [1, 2, 3, 4]
+
+
+def test_ahead_raises_where_the_item_would_stand():
+    def numbers():
+        yield 1
+        raise ValueError("no second")
+
+    taken = ahead(numbers())
+    assert next(taken) == 1
+    with pytest.raises(ValueError, match="no second"):
+        next(taken)

@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bgem3.backends.torch import TorchBackend
+from bgem3.checkpoint import load_checkpoint
+from bgem3.embeddings import M3Embeddings
 from bgem3.encoder import M3Encoder
 from bgem3.errors import (
     BackendError,
@@ -71,6 +74,43 @@ def test_result_does_not_depend_on_the_batch(encoder):
         np.testing.assert_allclose(together.dense[position], alone.dense[0], atol=1e-5)
         np.testing.assert_allclose(together.multi_vector[position], alone.multi_vector[0], atol=1e-5)
         np.testing.assert_allclose(together.sparse[[position]].toarray(), alone.sparse[[0]].toarray(), atol=1e-5)
+
+
+def test_a_stream_gives_the_same_in_parts(encoder):
+    texts = [f"{text} {number}" for number in range(40) for text in TEXTS]
+    parts = list(encoder.stream(iter(texts), tokens=200))
+    assert len(parts) > 3
+    whole, joined = encoder.encode(texts), M3Embeddings.concatenate(parts)
+    np.testing.assert_allclose(joined.dense, whole.dense, atol=1e-5)
+    np.testing.assert_allclose(joined.multi_vector.vectors, whole.multi_vector.vectors, atol=1e-5)
+    np.testing.assert_allclose((joined.sparse - whole.sparse).toarray(), 0, atol=1e-5)
+
+
+def test_a_stream_reads_only_what_it_needs(encoder):
+    taken = 0
+
+    def endless():
+        nonlocal taken
+        while True:
+            taken += 1
+            yield f"text number {taken}"
+
+    first = next(encoder.stream(endless(), heads=("dense",), tokens=100))
+    assert len(first) < 200
+    assert taken <= 4 * 64
+
+
+def test_a_stream_counts_positions_from_its_first_text(encoder):
+    parts = encoder.stream([*["fine"] * 200, "\ud800"], heads=("dense",), tokens=10)
+    with pytest.raises(InvalidTextError, match=r"texts\[200\]: not valid Unicode"):
+        list(parts)
+
+
+def test_bad_streams_are_refused_at_once(encoder):
+    with pytest.raises(InvalidInputError, match=r"Fix: pass \[text\]"):
+        encoder.stream("not a list")
+    with pytest.raises(InvalidInputError, match="tokens: got 0, expected at least 1"):
+        encoder.stream(["a"], tokens=0)
 
 
 def test_fewer_heads(encoder):
@@ -165,7 +205,7 @@ def test_error_names_the_long_text(checkpoint):
         ({"overflow": "drop"}, "overflow: got 'drop', expected one of window, truncate, error"),
         ({"max_length": 16, "window": 32}, "window: got 32, expected 3 to max_length=16"),
         ({"window": 16, "window_overlap": 14}, "window_overlap: got 14, expected 0 to 13"),
-        ({"backend": "cuda"}, "backend: got 'cuda', expected one of auto, torch, onnx, flag"),
+        ({"backend": "cuda"}, "backend: got 'cuda', expected one of auto, torch, onnx, openvino, flag"),
     ],
 )
 def test_options_out_of_range(checkpoint, options, message):
@@ -174,16 +214,39 @@ def test_options_out_of_range(checkpoint, options, message):
 
 
 def test_a_precision_the_backend_lacks(checkpoint):
-    with pytest.raises(BackendError, match="Fix: backend='torch'"):
-        M3Encoder.from_pretrained(checkpoint, backend="onnx", precision="bfloat16")
-    with pytest.raises(BackendError, match="torch has float32, bfloat16, float16, got 'int3'"):
+    with pytest.raises(BackendError, match="onnx has float32, int8, int4, got 'float16'. Fix: backend='torch'"):
+        M3Encoder.from_pretrained(checkpoint, backend="onnx", precision="float16")
+    with pytest.raises(InvalidInputError, match="precision: got 'int3', expected one of auto, float32"):
         M3Encoder.from_pretrained(checkpoint, backend="torch", precision="int3")
+    with pytest.raises(BackendError, match="float16 is for GPUs"):
+        M3Encoder.from_pretrained(checkpoint, backend="torch", precision="float16")
+
+
+def test_a_precision_the_processor_lacks(checkpoint, monkeypatch):
+    monkeypatch.setattr("bgem3.backends.choice.has_bfloat16", lambda: False)
+    with pytest.raises(BackendError, match="this processor has no bfloat16.*Fix: precision='int8'"):
+        M3Encoder.from_pretrained(checkpoint, backend="torch", precision="bfloat16")
+
+
+def test_auto_takes_bfloat16_where_the_processor_has_it(checkpoint, monkeypatch):
+    monkeypatch.setattr("bgem3.backends.choice.has_bfloat16", lambda: True)
+    encoder = M3Encoder.from_pretrained(checkpoint)
+    assert (encoder.backend, encoder.precision) == ("torch", "bfloat16")
+    monkeypatch.setattr("bgem3.backends.choice.has_bfloat16", lambda: False)
+    encoder = M3Encoder.from_pretrained(checkpoint)
+    assert (encoder.backend, encoder.precision) == ("onnx", "float32")
+
+
+def test_a_device_onnxruntime_lacks(checkpoint):
+    with pytest.raises(BackendError, match="device: onnxruntime has .*got 'tensorrt'. Fix: device='cpu'"):
+        M3Encoder.from_pretrained(checkpoint, backend="onnx", precision="float32", device="tensorrt")
 
 
 def test_bfloat16_is_close(checkpoint):
-    exact = M3Encoder.from_pretrained(checkpoint, backend="torch").encode(TEXTS)
-    rounded = M3Encoder.from_pretrained(checkpoint, backend="torch", precision="bfloat16").encode(TEXTS)
-    assert np.sum(exact.dense * rounded.dense, axis=1).min() > 0.99
+    files = load_checkpoint(checkpoint)
+    exact = M3Encoder.from_pretrained(checkpoint, backend="torch", precision="float32")
+    rounded = M3Encoder(files, TorchBackend(files, precision="bfloat16"), exact.lengths).encode(TEXTS)
+    assert np.sum(exact.encode(TEXTS).dense * rounded.dense, axis=1).min() > 0.99
 
 
 def test_token_counts(encoder):

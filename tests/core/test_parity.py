@@ -14,6 +14,7 @@ import pytest
 from FlagEmbedding import BGEM3FlagModel
 
 from bgem3.checkpoint import load_checkpoint
+from bgem3.convert import convert_checkpoint
 from bgem3.encoder import M3Encoder
 from bgem3.scoring import score
 from bgem3.types import Weights
@@ -100,8 +101,15 @@ def reference(folder):
     return Reference(folder)
 
 
-@pytest.fixture(scope="module", params=["torch", "onnx", "flag"])
-def encoder(request, folder):
+@pytest.fixture(scope="module", params=["torch", "onnx", "flag", "openvino", "onnx converted"])
+def encoder(request, folder, tmp_path_factory):
+    if request.param == "onnx converted":
+        made = tmp_path_factory.mktemp("converted")
+        convert_checkpoint(load_checkpoint(folder), made, "float32", show_progress=False)
+        encoder = M3Encoder.from_pretrained(made, overflow="truncate")
+        yield encoder
+        encoder.close()
+        return
     encoder = M3Encoder.from_pretrained(folder, backend=request.param, precision="float32", overflow="truncate")
     yield encoder
     encoder.close()

@@ -26,11 +26,13 @@ class HeadOutputs:
 
 
 class Backend(Protocol):
-    """Runs the forward pass. Called by one thread at a time.
+    """Runs the forward pass.
 
     Attributes:
         name, precision, device: What `M3Encoder.describe` shows.
         dim, multi_dim: Width of a dense vector and of a token vector.
+        batch_tokens: Tokens of a forward pass that suit the machine: more leave its cache, fewer leave it idle.
+        concurrency: Threads that may call `forward` at a time. One on a CPU, whose cores a single call fills.
     """
 
     name: str
@@ -38,6 +40,8 @@ class Backend(Protocol):
     device: str
     dim: int
     multi_dim: int
+    batch_tokens: int
+    concurrency: int
 
     def forward(self, sequences: Sequence[IntArray], heads: Collection[Head]) -> HeadOutputs:
         """Encode token sequences with their special tokens, longest first.

@@ -1,36 +1,61 @@
-"""Which backend runs: by name, or the best that is installed."""
+"""Which backend runs in which precision: by name, or the best that is installed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 from bgem3.backends.base import Backend
+from bgem3.backends.processor import has_bfloat16
 from bgem3.checkpoint import Checkpoint
 from bgem3.errors import BackendError, InvalidInputError, MissingExtraError
+from bgem3.forms import converted_form, converted_precisions
 from bgem3.hub import Form
 
-BACKENDS = ("auto", "torch", "onnx", "flag")
+BACKENDS = ("auto", "torch", "onnx", "openvino", "flag")
+# What each backend computes in; of these, torch and flag run float16 on a GPU only.
+PRECISIONS: dict[str, tuple[str, ...]] = {
+    "torch": ("float32", "bfloat16", "float16"),
+    "onnx": ("float32", "int8", "int4"),
+    "openvino": ("float32", "bfloat16", "int8", "int4"),
+    "flag": ("float32", "float16"),
+}
+_PACKAGES = {"torch": "torch", "openvino": "openvino", "flag": "FlagEmbedding"}
 
 
-def choose_forms(backend: str, device: str | None) -> tuple[str, str | None, tuple[Form, ...]]:
+def choose_forms(backend: str, device: str | None, precision: str = "auto") -> tuple[str, str | None, tuple[Form, ...]]:
     """Return backend, device and the forms of weights to look for, the best first.
 
     `auto` stays where the files decide between onnx and torch.
 
     Raises:
-        InvalidInputError: an unknown backend.
+        InvalidInputError: an unknown backend or precision.
     """
     if backend not in BACKENDS:
         raise InvalidInputError(f"backend: got {backend!r}, expected one of {', '.join(BACKENDS)}")
+    known = ("auto", *dict.fromkeys(name for names in PRECISIONS.values() for name in names))
+    if precision not in known:
+        raise InvalidInputError(f"precision: got {precision!r}, expected one of {', '.join(known)}")
     if backend == "auto":
-        backend, device = _choose_backend(device)
-    if backend == "auto":
-        return backend, device, ("onnx", "torch") if _has_torch() else ("onnx",)
-    return backend, device, ("onnx",) if backend == "onnx" else ("torch",)
+        backend, device = _choose_backend(device, precision)
+    as_published = precision in ("auto", "float32")
+    forms: dict[str, tuple[Form, ...]] = {
+        "auto": ("onnx", "torch"),
+        # to be converted, the torch file is better: its tensors have names
+        "onnx": ("onnx", "torch") if as_published else ("torch", "onnx"),
+        "openvino": ("torch", "onnx"),
+    }
+    return backend, device, forms.get(backend, ("torch",))
 
 
 def make_backend(
-    name: str, checkpoint: Checkpoint, *, precision: str, device: str | None, num_threads: int | None
+    name: str,
+    checkpoint: Checkpoint,
+    *,
+    precision: str,
+    device: str | None,
+    num_threads: int | None,
+    show_progress: bool = True,
 ) -> Backend:
     """Load the weights into a backend; `auto` takes the one that reads the checkpoint's form.
 
@@ -38,42 +63,111 @@ def make_backend(
         MissingExtraError: the backend is not installed.
         BackendError: it has no such precision or device.
     """
-    name = checkpoint.form if name == "auto" else name
-    if precision == "auto":
-        precision = "bfloat16" if device is not None and device.startswith("cuda") else "float32"
-    if name == "onnx":
-        if precision != "float32" or device not in (None, "cpu"):
-            raise BackendError(
-                f"backend='onnx' runs float32 on the CPU, got precision={precision!r}, device={device!r}. "
-                f"Fix: backend='torch'"
-            )
-        from bgem3.backends.onnx import OnnxBackend
+    if name == "auto":
+        name = "torch" if checkpoint.form == "torch" and _has("torch") and precision in ("auto", "float32") else "onnx"
+    if name in _PACKAGES and not _has(_PACKAGES[name]):
+        raise MissingExtraError(_PACKAGES[name], name, f"backend={name!r}")
+    if name == "flag" and not _has("torch"):
+        raise MissingExtraError("torch", "torch", "backend='flag'")
+    precision = _choose_precision(name, checkpoint, device) if precision == "auto" else precision
+    _check_precision(name, precision, device)
+    if name == "torch":
+        from bgem3.backends.torch import TorchBackend
 
-        return OnnxBackend(checkpoint, num_threads=num_threads)
-    if not _has_torch():
-        raise MissingExtraError("torch", "torch", f"backend={name!r}")
+        return TorchBackend(checkpoint, precision=precision, device=device, num_threads=num_threads)
     if name == "flag":
-        if find_spec("FlagEmbedding") is None:
-            raise MissingExtraError("FlagEmbedding", "flag", "backend='flag'")
         from bgem3.backends.flag import FlagBackend
 
         return FlagBackend(checkpoint, precision=precision, device=device)
-    from bgem3.backends.torch import TorchBackend
-
-    return TorchBackend(checkpoint, precision=precision, device=device, num_threads=num_threads)
+    return _packed_backend(name, checkpoint, precision, device, num_threads, show_progress)
 
 
-def _has_torch() -> bool:
-    return find_spec("torch") is not None
+def _packed_backend(
+    name: str, checkpoint: Checkpoint, precision: str, device: str | None, num_threads: int | None, show_progress: bool
+) -> Backend:
+    """Load a converted form, which is made now where it is missing, or the official graph as it is."""
+    from bgem3.backends.packed import PackedBackend, onnx_run, openvino_run
+    from bgem3.convert import find_or_convert
+
+    published = checkpoint.onnx_path is not None and converted_form(checkpoint.folder, precision) is None
+    if published and name == "onnx" and precision == "float32" and device in (None, "cpu"):
+        from bgem3.backends.onnx import OnnxBackend
+
+        return OnnxBackend(checkpoint, num_threads=num_threads)
+    form = "float32" if precision == "bfloat16" else precision
+    folder = find_or_convert(checkpoint, form, show_progress=show_progress)
+    if name == "onnx":
+        run = onnx_run(folder, num_threads, onnx_providers(device))
+    else:
+        run = openvino_run(folder, num_threads, bfloat16=precision == "bfloat16")
+    return PackedBackend(checkpoint, run, name=name, precision=precision, device=device or "cpu")
 
 
-def _choose_backend(device: str | None) -> tuple[str, str | None]:
-    """Prefer torch where a GPU was asked for or is at hand; else leave the choice to the files."""
+def onnx_providers(device: str | None) -> Sequence[str]:
+    """Return onnxruntime's execution providers for a device, the CPU always last.
+
+    Raises:
+        BackendError: the installed onnxruntime lacks it.
+    """
+    import onnxruntime
+
+    cpu = "CPUExecutionProvider"
+    if device in (None, "cpu"):
+        return [cpu]
+    wanted = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}.get(str(device).split(":")[0])
+    available = onnxruntime.get_available_providers()
+    if wanted not in available:
+        raise BackendError(
+            f"device: onnxruntime has {', '.join(available)}, got {device!r}. Fix: device='cpu', or install "
+            f"onnxruntime-gpu for 'cuda' and 'tensorrt'"
+        )
+    return [wanted, cpu]
+
+
+def _has(package: str) -> bool:
+    return find_spec(package) is not None
+
+
+def _choose_precision(name: str, checkpoint: Checkpoint, device: str | None) -> str:
+    """Take the fastest that is exact enough, dense cosine 0.999, and what is there in a converted folder."""
+    if device is not None and device.startswith("cuda"):
+        return "bfloat16" if name == "torch" else PRECISIONS[name][0]
+    if checkpoint.form == "converted":
+        return converted_precisions(checkpoint.folder)[0]
+    return "bfloat16" if name in ("torch", "openvino") and has_bfloat16() else "float32"
+
+
+def _check_precision(name: str, precision: str, device: str | None) -> None:
+    if precision not in PRECISIONS[name]:
+        others = [backend for backend, names in PRECISIONS.items() if precision in names]
+        raise BackendError(
+            f"precision: {name} has {', '.join(PRECISIONS[name])}, got {precision!r}. Fix: backend={others[0]!r}"
+        )
+    if name == "openvino" and device not in (None, "cpu"):
+        raise BackendError(f"device: backend='openvino' runs on the CPU, got {device!r}. Fix: backend='torch'")
+    on_cpu = device in (None, "cpu")
+    if precision == "bfloat16" and on_cpu and not has_bfloat16():
+        raise BackendError(
+            "precision: this processor has no bfloat16 (AVX512-BF16 or AMX), which would run slower than float32. "
+            "Fix: precision='int8' with backend='onnx', or 'float32'"
+        )
+    if precision == "float16" and on_cpu and name == "torch":
+        raise BackendError("precision: float16 is for GPUs. Fix: device='cuda', or precision='float32'")
+
+
+def _choose_backend(device: str | None, precision: str) -> tuple[str, str | None]:
+    """Prefer torch where a GPU was asked for or is at hand, or bfloat16 pays; else leave the choice to the files."""
+    if precision in ("int8", "int4"):
+        return "onnx", device
     if device not in (None, "cpu"):
         return "torch", device
-    if device is None and _has_torch():
+    if not _has("torch"):
+        return "openvino" if _has("openvino") and precision == "bfloat16" else "auto", device
+    if precision in ("bfloat16", "float16"):
+        return "torch", device
+    if device is None:
         import torch
 
         if torch.cuda.is_available():
             return "torch", "cuda"
-    return "auto", device
+    return "torch" if precision == "auto" and has_bfloat16() else "auto", device

@@ -27,6 +27,8 @@ class FlagBackend:
     """
 
     name = "flag"
+    batch_tokens = 2048
+    concurrency = 1
 
     def __init__(self, checkpoint: Checkpoint, *, precision: str = "float32", device: str | None = None) -> None:
         if precision not in ("float32", "float16"):

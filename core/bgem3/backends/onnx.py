@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 import numpy as np
-import onnxruntime
 
 from bgem3.backends.base import HeadOutputs
 from bgem3.backends.heads import apply_heads
+from bgem3.backends.packed import onnx_session
 from bgem3.checkpoint import Checkpoint
 from bgem3.errors import BackendError, CheckpointFileError
 from bgem3.types import Head, IntArray
@@ -17,7 +17,7 @@ _OUTPUT = "token_embeddings"
 
 
 class OnnxBackend:
-    """Runs `onnx/model.onnx` in float32; the heads follow in numpy.
+    """Runs `onnx/model.onnx` in float32 as it was published; the heads follow in numpy.
 
     Args:
         checkpoint: Loaded with `form="onnx"`.
@@ -30,28 +30,19 @@ class OnnxBackend:
     name = "onnx"
     precision = "float32"
     device = "cpu"
+    batch_tokens = 1024
+    concurrency = 1
 
     def __init__(self, checkpoint: Checkpoint, *, num_threads: int | None = None) -> None:
         self.dim = checkpoint.config.hidden_size
         self.multi_dim = len(checkpoint.multi_vector_head.weight)
         self._checkpoint = checkpoint
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        if num_threads is not None:
-            options.intra_op_num_threads = num_threads
-        # Without this, idle threads spin at full load between two calls.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        path = str(checkpoint.onnx_path)
-        try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's errors share no public base class
-            raise CheckpointFileError(
-                f"{path}: onnxruntime cannot load it ({error}). Fix: download it again"
-            ) from error
+        assert checkpoint.onnx_path is not None  # loaded with form="onnx"
+        self._session = onnx_session(checkpoint.onnx_path, num_threads, ["CPUExecutionProvider"])
         outputs = [output.name for output in self._session.get_outputs()]
         if _OUTPUT not in outputs:
             raise CheckpointFileError(
-                f"{path}: expected an output {_OUTPUT!r}, got {outputs}. Fix: use the official export, "
+                f"{checkpoint.onnx_path}: expected an output {_OUTPUT!r}, got {outputs}. Fix: use the official export, "
                 f'or backend="torch"'
             )
 

@@ -35,6 +35,8 @@ class TorchBackend:
     """
 
     name = "torch"
+    batch_tokens = 2048
+    concurrency = 1
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Command -> the module that holds the function of that name (a hyphen becomes an underscore).
 COMMANDS: dict[str, str] = {
+    "convert": "bgem3.cli.convert",
     "encode": "bgem3.cli.texts",
     "compare": "bgem3.cli.texts",
     "index": "bgem3.cli.collections",

@@ -1,0 +1,95 @@
+"""How large the inputs of each linear layer grow: the forward pass in numpy over a few sentences.
+
+It takes seconds, and only conversion uses it, so plain numpy spares it every engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+import numpy as np
+from scipy.special import erf
+
+from bgem3.backends.packing import positions
+from bgem3.checkpoint import Config
+from bgem3.types import FloatArray, IntArray
+from bgem3.weights import Weights
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerRanges:
+    """Largest magnitude of each input channel of a layer's four matrix products.
+
+    Attributes:
+        states: Input of query, key and value, `(hidden_size,)`.
+        attended: Input of the attention's output layer, `(hidden_size,)`.
+        middle: Input of the feed-forward part, `(hidden_size,)`.
+        inner: Its activations, `(intermediate_size,)`.
+    """
+
+    states: FloatArray
+    attended: FloatArray
+    middle: FloatArray
+    inner: FloatArray
+
+
+def calibration_texts() -> list[str]:
+    """Return the sentences: many languages, code, numbers, one a line."""
+    return files("bgem3").joinpath("calibration.txt").read_text(encoding="utf-8").splitlines()
+
+
+def observe(
+    weights: Weights,
+    config: Config,
+    sequences: Sequence[IntArray],
+    progress: Callable[[int], object] = lambda layers: None,
+) -> list[LayerRanges]:
+    """Run the encoder over token sequences and return the ranges of each layer; `progress` is told of each."""
+    ends = np.cumsum([len(ids) for ids in sequences])[:-1]
+    places = np.concatenate([positions(ids, config.pad_token_id) for ids in sequences])
+    name = "embeddings"
+    states = weights[f"{name}.word_embeddings.weight"][np.concatenate(sequences)]
+    states = states + weights[f"{name}.position_embeddings.weight"][places]
+    states = _norm(states + weights[f"{name}.token_type_embeddings.weight"][0], weights, f"{name}.LayerNorm", config)
+    seen = []
+    for number in range(config.num_hidden_layers):
+        name = f"encoder.layer.{number}"
+        qkv = [_linear(states, weights, f"{name}.attention.self.{part}") for part in ("query", "key", "value")]
+        parts = zip(*(np.split(one, ends) for one in qkv), strict=True)
+        attended = np.concatenate([_attend(*part, config.num_attention_heads) for part in parts])
+        out = _linear(attended, weights, f"{name}.attention.output.dense")
+        middle = _norm(states + out, weights, f"{name}.attention.output.LayerNorm", config)
+        inner = _gelu(_linear(middle, weights, f"{name}.intermediate.dense"))
+        seen.append(LayerRanges(*(np.abs(one).max(axis=0) for one in (states, attended, middle, inner))))
+        out = _linear(inner, weights, f"{name}.output.dense")
+        states = _norm(middle + out, weights, f"{name}.output.LayerNorm", config)
+        progress(1)
+    return seen
+
+
+def _linear(states: FloatArray, weights: Weights, name: str) -> FloatArray:
+    out: FloatArray = states @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+    return out
+
+
+def _norm(states: FloatArray, weights: Weights, name: str, config: Config) -> FloatArray:
+    centred = states - states.mean(axis=1, keepdims=True)
+    deviation = np.sqrt((centred**2).mean(axis=1, keepdims=True) + np.float32(config.layer_norm_eps))
+    out: FloatArray = centred / deviation * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+    return out
+
+
+def _gelu(values: FloatArray) -> FloatArray:
+    out: FloatArray = values * (erf(values * np.float32(0.5**0.5)) + 1) * np.float32(0.5)
+    return out
+
+
+def _attend(query: FloatArray, key: FloatArray, value: FloatArray, heads: int) -> FloatArray:
+    tokens, width = query.shape
+    query, key, value = (one.reshape(tokens, heads, -1).transpose(1, 0, 2) for one in (query, key, value))
+    scores = query @ key.transpose(0, 2, 1) * np.float32((width // heads) ** -0.5)
+    scores = np.exp(scores - scores.max(axis=2, keepdims=True))
+    mixed: FloatArray = (scores / scores.sum(axis=2, keepdims=True)) @ value
+    return mixed.transpose(1, 0, 2).reshape(tokens, width)

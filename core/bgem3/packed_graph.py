@@ -1,0 +1,217 @@
+"""XLM-RoBERTa as an ONNX graph over packed sequences, in float32, int8 or 4 bits.
+
+Linear layers, norms and activations see the tokens of all sequences one after another, `(tokens, width)`; only
+attention sees them padded, `(sequences, longest)`. Needs the package `onnx` (extra `convert`), no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from bgem3.calibration import LayerRanges
+from bgem3.checkpoint import Config
+from bgem3.forms import MASKED_FILE
+from bgem3.quantize import ACTIVATION_MAX, BLOCK, quantize_blocks, quantize_columns, quantize_rows, smoothing
+from bgem3.types import FloatArray
+from bgem3.weights import Weights
+
+_MICROSOFT = "com.microsoft"
+# The inputs; see `bgem3.backends.packing.Packed`.
+_INPUTS = {"ids": ["tokens"], "positions": ["tokens"], "padded": ["sequences", "longest"], "packed": ["tokens"]}
+
+
+def save_packed_graph(
+    weights: Weights,
+    path: Path,
+    config: Config,
+    precision: str,
+    ranges: list[LayerRanges] | None = None,
+    progress: Callable[[int], object] = lambda layers: None,
+) -> None:
+    """Write `path`, the same without branches in `MASKED_FILE`, and the weights of both in `<path>_data`.
+
+    Args:
+        weights: The encoder's tensors by name.
+        path: The graph's file; its folder exists.
+        config: Sizes of the encoder.
+        precision: float32, int8 (7-bit rows times 8-bit columns) or int4 (4-bit blocks).
+        ranges: What calibration saw in each layer; needed by int8 and int4.
+        progress: Called with 1 after each layer.
+    """
+    graph = _Graph(weights, path.with_name(f"{path.name}_data"), config, precision)
+    try:
+        graph.build(ranges, progress)
+        model = graph.model()
+        onnx.save_model(model, path)
+        _always_mask(model)
+        onnx.save_model(model, path.with_name(MASKED_FILE))
+    finally:
+        graph.file.close()
+
+
+def _always_mask(model: onnx.ModelProto) -> None:
+    """Take the branch with the mask everywhere: with the condition OpenVINO 2026.4 was seen to give wrong vectors."""
+    for node in model.graph.node:
+        if node.op_type == "If":
+            branch = next(entry.g for entry in node.attribute if entry.name == "else_branch")
+            masked = onnx.NodeProto()
+            masked.CopyFrom(branch.node[0])
+            masked.output[0] = node.output[0]
+            node.CopyFrom(masked)
+
+
+class _Graph:
+    """Nodes in order, and tensors that go to the data file as they are made."""
+
+    def __init__(self, weights: Weights, data: Path, config: Config, precision: str) -> None:
+        self.weights = weights
+        self.config = config
+        self.precision = precision
+        self.file = data.open("wb")
+        self.location = data.name
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: dict[str, onnx.TensorProto] = {}
+
+    def add(self, op: str, *inputs: str, domain: str = "", output: str = "", **attributes: Any) -> str:
+        output = output or f"{op}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, list(inputs), [output], domain=domain, **attributes))
+        return output
+
+    def const(self, name: str, value: object, dtype: type = np.float32) -> str:
+        self.initializers.setdefault(name, numpy_helper.from_array(np.array(value, dtype=dtype), name))
+        return name
+
+    def tensor(self, name: str, value: NDArray[Any]) -> str:
+        """Write a tensor to the data file, aligned so that ONNX Runtime can map it."""
+        self.file.seek(-(-self.file.tell() // 4096) * 4096)
+        offset = self.file.tell()
+        content = np.ascontiguousarray(value)
+        self.file.write(content.data)
+        proto = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(value.dtype), dims=value.shape)
+        proto.data_location = TensorProto.EXTERNAL
+        for key, entry in (("location", self.location), ("offset", offset), ("length", content.nbytes)):
+            proto.external_data.add(key=key, value=str(entry))
+        self.initializers[name] = proto
+        return name
+
+    def weight(self, name: str) -> str:
+        return self.tensor(name, self.weights[name])
+
+    def build(self, ranges: list[LayerRanges] | None, progress: Callable[[int], object]) -> None:
+        states = self.embeddings()
+        for number in range(self.config.num_hidden_layers):
+            states = self.layer(states, f"encoder.layer.{number}", ranges[number] if ranges else None)
+            progress(1)
+        self.add("Identity", states, output="hidden")
+
+    def embeddings(self) -> str:
+        table = self.weights["embeddings.word_embeddings.weight"]
+        if self.precision == "float32":
+            words = self.add("Gather", self.tensor("words", table), "ids")
+        else:
+            rows, scales = quantize_rows(table)
+            picked = self.add("Cast", self.add("Gather", self.tensor("words", rows), "ids"), to=TensorProto.FLOAT)
+            words = self.add("Mul", picked, self.add("Gather", self.tensor("words.scale", scales), "ids"))
+        table = self.weights["embeddings.position_embeddings.weight"]
+        kind = self.weights["embeddings.token_type_embeddings.weight"][0]
+        places = self.add("Gather", self.tensor("places", table + kind), "positions")
+        return self.skip_norm(words, places, "embeddings.LayerNorm")
+
+    def skip_norm(self, states: str, skip: str, name: str, bias: str = "") -> str:
+        inputs = [states, skip, self.weight(f"{name}.weight"), self.weight(f"{name}.bias"), *([bias] if bias else [])]
+        return self.add("SkipLayerNormalization", *inputs, domain=_MICROSOFT, epsilon=self.config.layer_norm_eps)
+
+    def layer(self, states: str, name: str, ranges: LayerRanges | None) -> str:
+        parts = [f"{name}.attention.self.{part}" for part in ("query", "key", "value")]
+        weight = np.concatenate([self.weights[f"{part}.weight"] for part in parts])
+        bias = self.tensor(f"{name}.qkv.bias", np.concatenate([self.weights[f"{part}.bias"] for part in parts]))
+        qkv = self.linear(states, f"{name}.qkv", weight, ranges and ranges.states)
+        out = f"{name}.attention.output"
+        attended = self.linear(
+            self.attention(qkv, bias), out, self.weights[f"{out}.dense.weight"], ranges and ranges.attended
+        )
+        states = self.skip_norm(attended, states, f"{out}.LayerNorm", self.weight(f"{out}.dense.bias"))
+        up = f"{name}.intermediate.dense"
+        inner = self.linear(states, up, self.weights[f"{up}.weight"], ranges and ranges.middle)
+        inner = self.add("BiasGelu", inner, self.weight(f"{up}.bias"), domain=_MICROSOFT)
+        down = f"{name}.output"
+        inner = self.linear(inner, down, self.weights[f"{down}.dense.weight"], ranges and ranges.inner)
+        return self.skip_norm(inner, states, f"{down}.LayerNorm", self.weight(f"{down}.dense.bias"))
+
+    def attention(self, qkv: str, bias: str) -> str:
+        """Split query, key and value and pad them in one step, attend, and pack again."""
+        width = self.config.hidden_size
+        rows = self.add("Reshape", qkv, self.const("rows", [-1, width], np.int64))
+        threefold = self.shared("threefold", "Mul", "padded", self.const("three", 3, np.int64))
+        places = [threefold]
+        for shift in (1, 2):
+            amount = self.const(f"shift{shift}", shift, np.int64)
+            places.append(self.shared(f"shifted{shift}", "Add", threefold, amount))
+        query, key, value = (self.add("Gather", rows, place) for place in places)
+        mixed = self.attend(query, key, value, bias)
+        return self.add("Gather", self.add("Reshape", mixed, "rows"), "packed")
+
+    def attend(self, *inputs: str) -> str:
+        """Without padding no mask is given, and ONNX Runtime attends in blocks: a long text needs little memory."""
+        whole = self.shared("whole", "Equal", self.shared("least", "ReduceMin", "mask", keepdims=0), self.one())
+        heads = self.config.num_attention_heads
+        branches = {}
+        for branch, names in (("then_branch", inputs), ("else_branch", (*inputs, "mask"))):
+            name = f"{branch}_{len(self.nodes)}"
+            node = helper.make_node("MultiHeadAttention", names, [name], domain=_MICROSOFT, num_heads=heads)
+            output = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+            branches[branch] = helper.make_graph([node], name, [], [output])
+        return self.add("If", whole, **branches)
+
+    def one(self) -> str:
+        return self.const("one", 1, np.int32)
+
+    def shared(self, name: str, op: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node that every layer uses once."""
+        if not any(name in node.output for node in self.nodes):
+            self.add(op, *inputs, output=name, **attributes)
+        return name
+
+    def linear(self, states: str, name: str, weight: FloatArray, ranges: FloatArray | None) -> str:
+        """Multiply by a weight `(out, in)`; the bias is left to whoever reads the result."""
+        if self.precision == "float32":
+            return self.add("MatMul", states, self.tensor(f"{name}.weight", weight.T))
+        assert ranges is not None  # calibrated
+        if self.precision == "int4":
+            return self.blocks(states, name, weight, ranges)
+        return self.rows_times_columns(states, name, weight, ranges)
+
+    def blocks(self, states: str, name: str, weight: FloatArray, ranges: FloatArray) -> str:
+        packed, scales = quantize_blocks(weight, ranges)
+        inputs = (states, self.tensor(f"{name}.weight", packed), self.tensor(f"{name}.scale", scales.reshape(-1)))
+        sizes = {"N": weight.shape[0], "K": weight.shape[1], "bits": 4, "block_size": BLOCK, "accuracy_level": 4}
+        return self.add("MatMulNBits", *inputs, domain=_MICROSOFT, **sizes)
+
+    def rows_times_columns(self, states: str, name: str, weight: FloatArray, ranges: FloatArray) -> str:
+        """Round each row of activations to 7 bits by its own largest value, each column of weights to 8."""
+        smooth = smoothing(ranges, weight)
+        columns, scales = quantize_columns((weight * smooth).T)
+        even = self.add("Mul", states, self.tensor(f"{name}.smooth", 1 / smooth))
+        largest = self.add("ReduceMax", self.add("Abs", even), self.const("last", [-1], np.int64), keepdims=1)
+        step = self.add(
+            "Max", self.add("Mul", largest, self.const("finest", 1 / ACTIVATION_MAX)), self.const("tiny", 1e-30)
+        )
+        unit, middle = self.const("unit", 1.0), self.const("middle", ACTIVATION_MAX, np.uint8)
+        rounded = self.add("QuantizeLinear", self.add("Div", even, step), unit, middle)
+        inputs = (rounded, self.tensor(f"{name}.weight", columns), unit, self.tensor(f"{name}.scale", scales), middle)
+        return self.add("Mul", self.add("MatMulIntegerToFloat", *inputs, domain=_MICROSOFT), step)
+
+    def model(self) -> onnx.ModelProto:
+        inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name, shape in _INPUTS.items()]
+        inputs.append(helper.make_tensor_value_info("mask", TensorProto.INT32, _INPUTS["padded"]))
+        output = helper.make_tensor_value_info("hidden", TensorProto.FLOAT, ["tokens", self.config.hidden_size])
+        graph = helper.make_graph(self.nodes, "packed-xlm-roberta", inputs, [output], [*self.initializers.values()])
+        opsets = [helper.make_opsetid("", 18), helper.make_opsetid(_MICROSOFT, 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=9)

@@ -1,0 +1,113 @@
+"""Converted forms: accuracy, size, what they were made from, and what happens where they do not fit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bgem3.calibration import calibration_texts
+from bgem3.checkpoint import load_checkpoint
+from bgem3.convert import convert_checkpoint, find_or_convert
+from bgem3.encoder import M3Encoder
+from bgem3.errors import BackendError, CheckpointError, CheckpointFileError
+from bgem3.weights import read_weights
+
+TEXTS = [*calibration_texts(), "", "a", "A sentence that calibration has not seen, about rivers and 17 boats."]
+# Dense cosine on the mini checkpoint, whose 320 dims feel rounding more than 1,024 do.
+CLOSE = {"int8": 0.99, "int4": 0.985}
+
+
+@pytest.fixture(scope="module")
+def mini() -> Path:
+    return Path(__file__).parents[2] / "examples" / "bge-m3-mini"
+
+
+@pytest.fixture(scope="module")
+def exact(mini):
+    return M3Encoder.from_pretrained(mini, backend="torch", precision="float32").encode(TEXTS)
+
+
+@pytest.mark.parametrize("precision", CLOSE)
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_rounded_precisions_stay_close(mini, exact, backend, precision):
+    encoder = M3Encoder.from_pretrained(mini, backend=backend, precision=precision, show_progress=False)
+    assert (encoder.backend, encoder.precision) == (backend, precision)
+    out = encoder.encode(TEXTS)
+    assert np.sum(out.dense * exact.dense, axis=1).min() > CLOSE[precision]
+    assert np.sum(out.multi_vector.vectors * exact.multi_vector.vectors, axis=1).mean() > CLOSE[precision]
+    assert abs(out.sparse - exact.sparse).max() < 0.05
+
+
+@pytest.mark.parametrize("precision", CLOSE)
+def test_a_text_is_the_same_whatever_it_is_batched_with(mini, precision):
+    encoder = M3Encoder.from_pretrained(mini, backend="onnx", precision=precision, show_progress=False)
+    together, alone = encoder.encode(TEXTS), encoder.encode(TEXTS[3:4])
+    np.testing.assert_allclose(together.dense[3], alone.dense[0], atol=2e-3)
+
+
+def test_a_converted_folder_stands_alone(checkpoint, tmp_path):
+    source = load_checkpoint(checkpoint)
+    convert_checkpoint(source, tmp_path / "small", "int8", show_progress=False)
+    assert not (tmp_path / "small" / "model.safetensors").exists()
+    encoder = M3Encoder.from_pretrained(tmp_path / "small")
+    assert (encoder.backend, encoder.precision) == ("onnx", "int8")
+    assert encoder.fingerprint == source.fingerprint
+    with pytest.raises(BackendError, match="holds int8, got 'int4', and no weights to convert"):
+        M3Encoder.from_pretrained(tmp_path / "small", precision="int4")
+
+
+def test_a_form_of_another_checkpoint_is_refused(checkpoint, checkpoint_factory, tmp_path):
+    convert_checkpoint(load_checkpoint(checkpoint), tmp_path, "int8", show_progress=False)
+    other = load_checkpoint(checkpoint_factory(seed=9))
+    shutil.copy(other.folder / "sparse_linear.pt", tmp_path / "sparse_linear.pt")
+    with pytest.raises(CheckpointFileError, match="made from the checkpoint .* expected .* Fix: bgem3 convert"):
+        M3Encoder.from_pretrained(tmp_path)
+
+
+def test_a_form_is_made_once(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("BGEM3_CACHE", str(tmp_path))
+    source = load_checkpoint(checkpoint)
+    first = find_or_convert(source, "int4", show_progress=False)
+    made = (first / "model.onnx").stat().st_mtime_ns
+    assert find_or_convert(source, "int4", show_progress=False) == first
+    assert (first / "model.onnx").stat().st_mtime_ns == made
+    assert json.loads((first / "form.json").read_text())["fingerprint"] == source.fingerprint
+    assert not [entry for entry in first.parent.iterdir() if entry.name.startswith(".")]
+
+
+def test_a_conversion_that_fails_leaves_nothing(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("BGEM3_CACHE", str(tmp_path))
+    monkeypatch.setattr("bgem3.packed_graph.quantize_blocks", _full_disk)
+    with pytest.raises(CheckpointError, match="could not be written .*No space left.* Fix: free space"):
+        find_or_convert(load_checkpoint(checkpoint), "int4", show_progress=False)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file() and "converted" in path.parts] == ["int4.lock"]
+
+
+def _full_disk(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_an_unknown_precision_is_refused(checkpoint, tmp_path):
+    with pytest.raises(BackendError, match="precision: got 'int3', expected one of float32, int8, int4"):
+        convert_checkpoint(load_checkpoint(checkpoint), tmp_path, "int3")
+
+
+def test_four_bits_are_small(mini, tmp_path):
+    """60 % less than float32, the embedding table included."""
+    source = load_checkpoint(mini)
+    form = convert_checkpoint(source, tmp_path, "int4", show_progress=False)
+    full = sum(read_weights(source)[name].nbytes for name in read_weights(source) if "pooler" not in name)
+    assert (form / "model.onnx_data").stat().st_size < 0.4 * full
+
+
+@pytest.mark.parametrize("options", [{"weights": "bin"}, {"weights": None, "external": True}, {"weights": None}])
+def test_weights_are_the_same_in_every_form(checkpoint_factory, options):
+    reference = read_weights(load_checkpoint(checkpoint_factory(seed=5)))
+    weights = read_weights(load_checkpoint(checkpoint_factory(seed=5, **options), forms=("torch", "onnx")))
+    for name in reference:
+        if "pooler" not in name:
+            np.testing.assert_array_equal(weights[name], reference[name], err_msg=name)
