@@ -5,7 +5,8 @@ Usage: python examples/finetune/finetune.py DATA --out FOLDER [--model examples/
 DATA is a labelled set: corpus.jsonl, queries.jsonl, qrels.tsv. Questions about one half of the answering passages are
 trained on, those about the other half are only measured. FOLDER gets train.jsonl and the checkpoint.
 
-NOTE: written against FlagEmbedding 1.4.2, not run from end to end yet.
+NOTE: does not work yet. Training stops with "mat1 and mat2 must have the same dtype, but got Half and Float": the trainer
+(FlagEmbedding 1.4.2) keeps a half precision checkpoint as it is beside float32 heads. Give it a float32 copy.
 """
 
 from __future__ import annotations
