@@ -1,99 +1,139 @@
 """First stage: token embeddings alone, as weighted bags of tokens.
 
-A sentence is the weighted mean of its tokens' vectors. Translations are pulled together and
-the English sentence encoder's vectors are matched, so that words of 29 languages that mean the
-same get similar vectors in minutes; the transformer starts from here instead of from noise.
+The dense and the multi-vector head without a transformer: a text's dense vector is the weighted mean
+of its tokens' vectors, its token vectors are those of the embedding table. Hundreds of steps take
+minutes, and words of 30 languages that mean the same come together. Weights are linear in the token's
+vector, as the attention of the transformer that starts from here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from batches import ROUND, Batch, Draw, Material
 from data import Texts
+from losses import MAX_SIM_TEMPERATURE, contrast, dense_contrast, max_sim
+from progress import Progress
+from space import OWN
+from teacher import Teacher
 from torch import Tensor, nn
-from tqdm import trange
 
-
-@dataclass(frozen=True)
-class Pairs:
-    """Rows of two text tables that mean the same; ``meaning`` is equal for equal English rows."""
-
-    left: np.ndarray
-    right: np.ndarray
-    meaning: np.ndarray
+SIZES = {"translations": 1024, "crossing": 384, "questions": 320, "fragments": 192}
+# MaxSim of every query with every passage is dear: it takes some pairs of a batch, and cuts them.
+_PAIRS = {"translations": 64, "crossing": 32, "questions": 24, "fragments": 24}
+_QUERY, _PASSAGE = 24, 80
+PASSAGE_TOKENS = 320
 
 
 class Bag(nn.Module):
-    """Token vectors and, for each token, the logarithm of how much it counts."""
+    """Token vectors, and a linear readout of how much a token counts in the dense vector."""
 
     def __init__(self, vocab: int, width: int) -> None:
         super().__init__()
-        self.vectors = nn.Parameter(torch.randn(vocab, width) / width**0.5)
-        self.log_weight = nn.Parameter(torch.zeros(vocab))
+        self.vectors = nn.Parameter(torch.zeros(vocab, width - 1))
+        self.attention = nn.Parameter(torch.zeros(width))
 
-    def forward(self, rows: list[np.ndarray]) -> Tensor:
-        """Return unit vectors `(n, width)` of lists of token ids."""
-        ids = torch.from_numpy(np.concatenate(rows).astype(np.int64))
-        offsets = torch.from_numpy(np.cumsum([0, *(len(row) for row in rows[:-1])]))
-        weights = self.log_weight[ids].exp()
-        return F.normalize(F.embedding_bag(ids, self.vectors, offsets, mode="sum", per_sample_weights=weights), dim=-1)
+    def states(self, tokens: Tensor | None = None) -> Tensor:
+        """Return states `(n, width)` of tokens (None: all), with zero mean and variance one."""
+        chosen = self.vectors if tokens is None else self.vectors[tokens]
+        return F.pad(F.layer_norm(chosen, chosen.shape[1:]), (1, 0))
+
+    @torch.no_grad()
+    def encode(self, texts: Texts, rows: np.ndarray) -> np.ndarray:
+        """Return dense vectors `(n, width)` of some texts."""
+        states = self.states()
+        weights = (states @ self.attention).exp()
+        chosen = [texts[row].astype(np.int64) for row in rows]
+        parts = [dense_of(states, weights, chosen[i : i + 4096]) for i in range(0, len(chosen), 4096)]
+        return torch.cat(parts).numpy()
 
 
-def contrast(left: Tensor, right: Tensor, meaning: Tensor, temperature: float) -> Tensor:
-    """Contrastive loss both ways, against the other side and against one's own.
+@torch.no_grad()
+def start(bag: Bag, content: np.ndarray, rarity: np.ndarray, seed: int) -> None:
+    """Set token vectors from aligned ones: rare tokens are content, frequent ones are neutral.
 
-    A text's own side is mostly its own language: without those negatives a question would rather
-    have any text of its language than the right one of another. Rows of one meaning are not each
-    other's negatives.
+    Args:
+        bag: What is set.
+        content: Unit vectors `(vocab, c)`, c at most width - 4 (`space.OWN` and one for the zero mean).
+        rarity: Of each token, natural logarithm.
+        seed: Of the rotation, and of the vectors of tokens without content.
     """
-    same = meaning[:, None] == meaning[None, :]
-    others = same.clone().fill_diagonal_(False)
-    target = torch.arange(len(left))
+    random = np.random.default_rng(seed)
+    width = bag.vectors.shape[1] - 2
+    turn = np.linalg.qr(np.concatenate([np.ones((width, 1)), random.standard_normal((width, width - 1))], axis=1))[0]
+    unknown = np.linalg.norm(content, axis=1) == 0
+    content[unknown] = random.standard_normal((int(unknown.sum()), content.shape[1])) / content.shape[1] ** 0.5
+    share = np.clip((rarity - 2.0) / 5.0, 0.05, 1.0)[:, None]
+    neutral = np.sqrt((1 - share**2) / 2)
+    parts = [neutral, -neutral, share * (content @ turn[:, 1 : 1 + content.shape[1]].T)]
+    bag.vectors.copy_(torch.from_numpy(np.concatenate(parts, axis=1).astype(np.float32)) * (width + 2) ** 0.5)
 
-    def one_way(a: Tensor, b: Tensor) -> Tensor:
-        across = (a @ b.T / temperature).masked_fill(others, -1e4)
-        within = (a @ a.T / temperature).masked_fill(same, -1e4)
-        return F.cross_entropy(torch.cat([across, within], dim=1), target)
 
-    return (one_way(left, right) + one_way(right, left)) / 2
+def _pad(rows: list[np.ndarray], longest: int) -> tuple[Tensor, Tensor]:
+    rows = [row[:longest] for row in rows]
+    ids = np.zeros((len(rows), max(len(row) for row in rows)), np.int64)
+    mask = np.zeros(ids.shape, np.bool_)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)], mask[i, : len(row)] = row, True
+    return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
-def train_bag(
-    bag: Bag, texts: Texts, pairs: Pairs, teacher: dict[int, int], vectors: np.ndarray, *, epochs: int, seed: int
-) -> None:
-    """Train in place.
+def dense_of(states: Tensor, weights: Tensor, rows: list[np.ndarray]) -> Tensor:
+    """Return unit vectors `(n, width)` of texts: weighted means of their tokens' content."""
+    states = F.pad(states[:, OWN:], (OWN, 0))
+    ids = torch.from_numpy(np.concatenate(rows))
+    offsets = torch.from_numpy(np.cumsum([0, *(len(row) for row in rows[:-1])]))
+    return F.normalize(F.embedding_bag(ids, states, offsets, mode="sum", per_sample_weights=weights[ids]), dim=-1)
+
+
+def losses(bag: Bag, batch: Batch, teacher: Teacher) -> dict[str, Tensor]:
+    """Return each part of the loss of one batch.
 
     Args:
         bag: What is trained.
-        texts: Token ids of all texts.
-        pairs: Translations and question-passage pairs, as rows of ``texts``.
-        teacher: Meaning -> row of ``vectors``, where the teacher has seen it.
-        vectors: The teacher's unit vectors, brought to the bag's width.
-        epochs: Passes over the pairs.
-        seed: Of the order.
+        batch: Pairs to tell apart.
+        teacher: Vectors for the dense head where English sentences are meant.
     """
-    batch, random = 2048, np.random.default_rng(seed)
-    steps = epochs * (len(pairs.left) // batch)
-    optimizer = torch.optim.Adam(bag.parameters(), lr=5e-3, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=steps, pct_start=0.05)
-    order = np.concatenate([random.permutation(len(pairs.left)) for _ in range(epochs)])
-    known = np.array([teacher.get(int(m), -1) for m in range(int(pairs.meaning.max()) + 1)])
-    progress = trange(steps, desc="bag", unit="step", mininterval=10)
+    used = np.unique(np.concatenate([*batch.left, *batch.right]))
+    left, right = ([np.searchsorted(used, row) for row in side] for side in (batch.left, batch.right))
+    states = bag.states(torch.from_numpy(used.astype(np.int64)))
+    weights = (states @ bag.attention).exp()
+    meaning = torch.from_numpy(batch.meaning)
+    dense = [dense_of(states, weights, side) for side in (left, right)]
+    found = {"dense": dense_contrast(*dense, meaning)}
+    if batch.kind == "translations":
+        found["teacher"] = match(dense, *teacher.of(batch.meaning))
+    few, unit = _PAIRS[batch.kind], F.normalize(states, dim=-1)
+    (ids, mask), (other, other_mask) = _pad(left[:few], _QUERY), _pad(right[:few], _PASSAGE)
+    scores = max_sim(unit[ids], mask.float(), unit[other], other_mask)
+    found["multi-vector"] = contrast(scores, meaning[:few], MAX_SIM_TEMPERATURE)
+    return found
+
+
+def match(sides: list[Tensor], places: np.ndarray, vectors: np.ndarray) -> Tensor:
+    """Return how far the dense vectors of both sides, at some places, are from the teacher's."""
+    if not len(places):
+        return torch.zeros(())
+    goal = torch.from_numpy(vectors)
+    return torch.stack([3.0 * (1 - (side[places] * goal).sum(-1).mean()) for side in sides]).sum()
+
+
+def train_bag(bag: Bag, material: Material, teacher: Teacher, file: Path, *, steps: int, seed: int) -> None:
+    """Train in place, from the last saved state if there is one."""
+    rates = [5e-3, 2e-3]
+    groups = [{"params": [bag.vectors], "lr": rates[0]}, {"params": [bag.attention], "lr": rates[1]}]
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.98), fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=0.05)
+    progress = Progress("bag", file, steps, bag=bag, optimizer=optimizer, schedule=schedule)
     for step in progress:
-        chosen = order[step * batch : (step + 1) * batch]
-        left = bag([texts[i][:192] for i in pairs.left[chosen]])
-        right = bag([texts[i][:192] for i in pairs.right[chosen]])
-        meaning = pairs.meaning[chosen]
-        loss = contrast(left, right, torch.from_numpy(meaning), 0.05)
-        seen = np.flatnonzero(known[meaning] >= 0)
-        wanted = torch.from_numpy(vectors[known[meaning[seen]]].astype(np.float32))
-        matched = (left[seen] * wanted).sum(-1).mean() + (right[seen] * wanted).sum(-1).mean()
-        (loss - 2.0 * matched).backward()
+        kind = ROUND[step % len(ROUND)]
+        batch = Draw(material, [seed, step], passage_tokens=PASSAGE_TOKENS).batch(kind, SIZES[kind])
+        found = losses(bag, batch, teacher)
+        torch.stack(list(found.values())).sum().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         schedule.step()
-        if step % 50 == 0:
-            progress.set_postfix(contrast=f"{loss.item():.3f}", teacher=f"{matched.item() / 2:.3f}")
+        progress.show(kind, found)

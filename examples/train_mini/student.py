@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from bag import Bag
+from space import MARK, OWN, RARITY
 from torch import Tensor, nn
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
-# The dimension that marks `<s>`: its first state must not drown the mean that attention brings.
-_MARK = 0
 _SPECIALS = 4
+_START, _END = 0, 2
+_HEAD = 64
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class Student(nn.Module):
             vocab_size=vocab,
             hidden_size=width,
             num_hidden_layers=layers,
-            num_attention_heads=width // 64,
-            intermediate_size=4 * width,
+            num_attention_heads=width // _HEAD,
+            intermediate_size=2 * width,
             max_position_embeddings=positions + 2,
             type_vocab_size=1,
             layer_norm_eps=1e-5,
@@ -57,53 +59,56 @@ class Student(nn.Module):
 
 
 @torch.no_grad()
-def start_from_bag(student: Student, bag: Bag) -> None:
-    """Make the first layer's attention take the bag's weighted mean, and the others pass it on."""
+def start_from_bag(student: Student, bag: Bag, rarity: np.ndarray) -> None:
+    """Make the transformer compute what the bag computes, and lexical weights from how rare tokens are.
+
+    Every sublayer begins by adding nothing, but for the last attention. There `<s>`, marked by a
+    dimension of its own, attends to tokens by the bag's weights and takes their mean, while every
+    other token attends to itself.
+    """
+    width, layers = student.config.hidden_size, student.body.encoder.layer
+    _start_embeddings(student, bag, rarity)
+    for layer in layers:
+        nn.init.zeros_(layer.output.dense.weight)
+        nn.init.zeros_(layer.attention.output.dense.weight)
+    attention = layers[-1].attention
+    for part in (attention.self.query, attention.self.key):
+        nn.init.zeros_(part.weight)
+        nn.init.zeros_(part.bias)
+    for head in range(width // _HEAD):
+        first = head * _HEAD
+        # Divided by the root of the head's size, the product is the bag's log weight.
+        attention.self.query.weight[first, MARK] = _HEAD**0.5 / width**0.5
+        attention.self.key.weight[first] = bag.attention
+        for i in range(1, _HEAD):
+            own = 1 + head * (_HEAD - 1) + i - 1
+            attention.self.query.weight[first + i, own] = attention.self.key.weight[first + i, own] = 1.0
+    nn.init.eye_(attention.self.value.weight)
+    attention.self.value.weight[[*range(OWN), *RARITY]] = 0
+    nn.init.zeros_(attention.self.value.bias)
+    # Little is added, so that a token's own neutral part keeps its share.
+    nn.init.eye_(attention.output.dense.weight).mul_(0.25)
+    # The mark has done its work: it must not drown the mean.
+    attention.output.LayerNorm.weight[MARK] = 0.0
+    nn.init.eye_(student.colbert_linear.weight)[list(RARITY)] = 0
+    nn.init.zeros_(student.colbert_linear.bias)
+    nn.init.zeros_(student.sparse_linear.weight)
+    # A weight runs from 0 for the most frequent tokens to 0.3 for the rare ones.
+    student.sparse_linear.weight[0, list(RARITY)] = torch.tensor([0.15, -0.15])
+    nn.init.constant_(student.sparse_linear.bias, 0.15)
+
+
+def _start_embeddings(student: Student, bag: Bag, rarity: np.ndarray) -> None:
     width = student.config.hidden_size
     words = student.body.embeddings.word_embeddings.weight
-    words.copy_(bag.vectors * (width**0.5 / bag.vectors.norm(dim=1, keepdim=True).clamp_min(1e-6)))
-    words[:, _MARK] = 0
+    words.copy_(bag.states())
+    # Rarer than once in 3,000 texts makes no difference: those counts are noise.
+    rare = torch.from_numpy(np.minimum(rarity, 8.0) / 8.0 - 0.5)
+    words[:, RARITY[0]], words[:, RARITY[1]] = rare, -rare
     words[:_SPECIALS] = 0
-    words[0, _MARK] = width**0.5
-    student.body.embeddings.position_embeddings.weight.mul_(0.05)
-    student.body.embeddings.token_type_embeddings.weight.zero_()
-    states = student.body.embeddings.LayerNorm(words)
-    _attend_by_weight(student, states, bag)
-    for layer in student.body.encoder.layer[1:]:
-        layer.attention.output.dense.weight.mul_(0.3)
-    for layer in student.body.encoder.layer:
-        layer.output.dense.weight.mul_(0.3)
-    student.body.encoder.layer[-1].output.LayerNorm.weight[_MARK] = 0.05
-    nn.init.eye_(student.colbert_linear.weight)
-    nn.init.zeros_(student.colbert_linear.bias)
-    readout = _fit(states, torch.sigmoid(bag.log_weight - bag.log_weight.mean()))
-    student.sparse_linear.weight.copy_(readout[None] * 0.3)
-    nn.init.constant_(student.sparse_linear.bias, 0.2)
-
-
-def _attend_by_weight(student: Student, states: Tensor, bag: Bag) -> None:
-    """Set query, key, value and output of the first layer."""
-    width, size = student.config.hidden_size, 64
-    layer = student.body.encoder.layer[0].attention
-    log_weight = bag.log_weight + bag.vectors.norm(dim=1).clamp_min(1e-6).log()
-    readout = _fit(states, log_weight)
-    for part in (layer.self.query, layer.self.key):
-        part.weight.mul_(0.1)
-        nn.init.zeros_(part.bias)
-    for head in range(width // size):
-        layer.self.key.weight[head * size] = readout
-        layer.self.query.weight[head * size] = 0
-        layer.self.query.bias[head * size] = size**0.5
-    nn.init.eye_(layer.self.value.weight)
-    layer.self.value.weight[_MARK] = 0
-    nn.init.zeros_(layer.self.value.bias)
-    nn.init.eye_(layer.output.dense.weight)
-    layer.output.dense.weight.mul_(1.5)
-    nn.init.zeros_(layer.output.dense.bias)
-
-
-def _fit(states: Tensor, values: Tensor) -> Tensor:
-    """Return the linear readout of values from token states, by ridge regression without the specials."""
-    x, y = states[_SPECIALS:].double(), values[_SPECIALS:].double()
-    gram = x.T @ x + 10.0 * torch.eye(x.shape[1], dtype=torch.float64)
-    return torch.linalg.solve(gram, x.T @ (y - y.mean())).float()
+    words[_START, MARK] = width**0.5
+    # `</s>` has the state that counts least, so that it neither weighs in the mean nor tells passages apart.
+    words[_END] = -bag.attention * (width**0.5 / bag.attention.norm())
+    words[_END, MARK] = 0
+    nn.init.normal_(student.body.embeddings.position_embeddings.weight, std=0.01)
+    nn.init.zeros_(student.body.embeddings.token_type_embeddings.weight)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from data import Corpus
+from space import OWN
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
 
@@ -21,12 +22,12 @@ def choose(corpus: Corpus, count: int, seed: int) -> np.ndarray:
     return np.array(sorted(order, key=lambda row: -uses[int(row)])[:count])
 
 
-class Teacher:
-    """all-MiniLM-L6-v2 in bfloat16: mean of the token states, normalised, 384 dimensions."""
+class SentenceEncoder:
+    """all-MiniLM-L6-v2: mean of the token states, normalised, 384 dimensions."""
 
     def __init__(self, folder: Path) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModel.from_pretrained(folder, dtype=torch.bfloat16).eval()
+        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
 
     @torch.inference_mode()
     def encode(self, texts: list[str]) -> np.ndarray:
@@ -53,14 +54,65 @@ def cache_vectors(
     """Rows and vectors of ``count`` English sentences; finished chunks are kept on disk."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = choose(corpus, count, seed)
-    teacher: Teacher | None = None
+    encoder: SentenceEncoder | None = None
     parts = []
     for start in tqdm(range(0, len(rows), CHUNK), desc="teacher", unit="chunk"):
         file = folder / f"{start:07d}.npy"
         if not file.exists():
-            teacher = teacher or Teacher(teacher_folder)
-            part = teacher.encode([corpus.english[i] for i in rows[start : start + CHUNK]])
+            encoder = encoder or SentenceEncoder(teacher_folder)
+            part = encoder.encode([corpus.english[i] for i in rows[start : start + CHUNK]])
             np.save(file.with_suffix(".tmp.npy"), part)
             file.with_suffix(".tmp.npy").replace(file)
         parts.append(np.load(file))
     return rows, np.concatenate(parts)
+
+
+def topics(vectors: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Return the topic of each vector by k-means on the sphere, eight rounds."""
+    vectors = vectors.astype(np.float32)
+    centres = np.random.default_rng(seed).choice(vectors, count, replace=False)
+    for _ in range(8):
+        nearest = np.concatenate([(part @ centres.T).argmax(1) for part in np.array_split(vectors, 64)])
+        sums = np.zeros_like(centres)
+        np.add.at(sums, nearest, vectors)
+        centres = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
+    return nearest
+
+
+class Teacher:
+    """What the sentence encoder says about a meaning, turned towards what the student says already.
+
+    Args:
+        rows: Meanings that it knows.
+        vectors: Its unit vectors, `(n, 384)`.
+        meanings: How many meanings there are.
+        student: The student's unit vectors of the same meanings, `(n, width)`, which may be narrower.
+    """
+
+    def __init__(self, rows: np.ndarray, vectors: np.ndarray, meanings: int, student: np.ndarray) -> None:
+        self._place = np.full(meanings, -1)
+        self._place[rows] = np.arange(len(rows))
+        self._vectors = _turned(vectors.astype(np.float32), student)
+
+    def of(self, meaning: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the places in ``meaning`` that it knows, and its unit vectors for them."""
+        places = self._place[meaning]
+        known = np.flatnonzero(places >= 0)
+        return known, self._vectors[places[known]]
+
+
+def _turned(vectors: np.ndarray, student: np.ndarray) -> np.ndarray:
+    """Turn vectors into the space that the student's can take, as near to them as a rotation brings them.
+
+    The student's dense vectors have no mark, no neutral part and zero mean, so the axes of least
+    variance go; cosines stay within a thousandth. Source: orthogonal Procrustes (Schoenemann 1966).
+    """
+    width = student.shape[1]
+    ones = np.eye(width)[:, OWN:].sum(axis=1, keepdims=True)
+    noise = np.random.default_rng(0).standard_normal((width, width))
+    basis = np.linalg.qr(np.concatenate([np.eye(width)[:, :OWN], ones, noise], axis=1))[0][:, OWN + 1 : width]
+    axes = np.linalg.svd(vectors[::3], full_matrices=False)[2][: basis.shape[1]]
+    reduced = vectors @ axes.T
+    left, _, right = np.linalg.svd(reduced.T @ (student @ basis))
+    turned = (reduced @ left @ right @ basis.T).astype(np.float32)
+    return turned / np.linalg.norm(turned, axis=1, keepdims=True)

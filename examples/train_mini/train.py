@@ -2,55 +2,33 @@
 
 Usage: python examples/train_mini/train.py --data FOLDER --teacher FOLDER --work FOLDER --out FOLDER
 
-Every stage leaves its result in the work folder and is skipped when it is there; the last one goes
-on from its last saved step. Needs `pip install "bgem3[torch,convert]" transformers sentencepiece opencc`.
+Every stage leaves its result in the work folder and is skipped when it is there; one that was cut
+off goes on from its last saved step. Needs `pip install "bgem3[torch,convert]" transformers sentencepiece opencc`.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from bag import Bag, Pairs, train_bag
+from alignment import rarity, token_vectors
+from bag import Bag, start, train_bag
+from batches import Material
 from data import Corpus, RetrievalSet, Texts, load
 from export import export
-from full import Material, train_full
-from passages import join_passages
+from full import train_full
+from space import OWN
 from student import Student, start_from_bag
-from teacher import cache_vectors
+from teacher import Teacher, cache_vectors, topics
 from tokenizer import VOCAB_SIZE, convert, train_vocabulary
 from tokenizers import Tokenizer
 
-WIDTH, LAYERS, POSITIONS = 320, 3, 512
-TEACHER_SENTENCES = 260_000
-JOINED_PASSAGES = 200_000
-
-
-@dataclass
-class Table:
-    """All texts as token ids, and pairs of their rows with what they mean."""
-
-    rows: list[np.ndarray]
-    left: list[int]
-    right: list[int]
-    meaning: list[int]
-
-    def add(self, left: list[np.ndarray], right: list[np.ndarray]) -> np.ndarray:
-        """Add pairs of new texts; return their positions."""
-        base, first = len(self.rows), len(self.left)
-        start = max(self.meaning, default=-1) + 1
-        self.rows += left + right
-        self.left += range(base, base + len(left))
-        self.right += range(base + len(left), base + 2 * len(left))
-        self.meaning += range(start, start + len(left))
-        return np.arange(first, len(self.left))
-
-    def pairs(self) -> Pairs:
-        """Return the pairs as arrays."""
-        return Pairs(np.array(self.left), np.array(self.right), np.array(self.meaning))
+WIDTH, LAYERS, POSITIONS = 256, 2, 512
+# Width less the dimensions with a meaning of their own, and one for the zero mean.
+CONTENT = WIDTH - OWN - 1
+TEACHER_SENTENCES, TOPICS = 60_000, 2_000
 
 
 def tokenize(tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray]:
@@ -59,51 +37,50 @@ def tokenize(tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray]:
     return [np.array(one.ids[:POSITIONS] or [3], dtype=np.uint16) for one in encoded]
 
 
-def material(corpus: Corpus, tokenizer: Tokenizer, vectors: np.ndarray, seen: np.ndarray, seed: int) -> Material:
-    """Bring everything that batches are drawn from into one place."""
-    table = Table(tokenize(tokenizer, corpus.english), [], [], [])
-    english = len(table.rows)
-    table.rows += tokenize(tokenizer, [other for _, other, _ in corpus.pairs])
-    table.left = [row for row, _, _ in corpus.pairs]
-    table.meaning = list(table.left)
-    table.right = list(range(english, len(table.rows)))
-    languages = np.array([language for _, _, language in corpus.pairs])
-    by_language = {str(one): np.flatnonzero(languages == one) for one in np.unique(languages)}
-    left, right = np.array(table.left), np.array(table.right)
-    questions = {one.lang: _questions(table, tokenizer, one) for one in corpus.retrieval}
-    sentences = _texts(table.rows)
-    made = join_passages(sentences, left, right, by_language, count=JOINED_PASSAGES, seed=seed)
-    places = table.add(made.questions, made.passages)
-    joined = {
-        kind: {one: places[(made.languages == one) & (made.crossing == crossing)] for one in by_language}
-        for kind, crossing in (("fragments", False), ("crossing", True))
-    }
-    known = np.full(max(table.meaning) + 1, -1)
-    known[seen] = np.arange(len(seen))
-    return Material(_texts(table.rows), table.pairs(), by_language, questions, joined, known, vectors)
+def make_material(corpus: Corpus, tokenizer: Tokenizer, known: tuple[np.ndarray, np.ndarray], seed: int) -> Material:
+    """Bring everything that batches are drawn from into one table of texts.
+
+    Args:
+        corpus: The training texts.
+        tokenizer: Of the student.
+        known: English rows that the teacher has seen, and its vectors.
+        seed: Of the topics.
+    """
+    rows: list[np.ndarray] = []
+
+    def add(texts: list[str]) -> np.ndarray:
+        first = len(rows)
+        rows.extend(tokenize(tokenizer, texts))
+        return np.arange(first, len(rows))
+
+    def add_set(data: RetrievalSet) -> tuple[np.ndarray, np.ndarray]:
+        asked, passages = add(data.queries), add(data.passages)
+        return asked, passages[[min(relevant) for relevant in data.relevant]]
+
+    add(corpus.english)
+    other = add([text for _, text, _ in corpus.pairs])
+    questions = {data.lang: add_set(data) for data in corpus.retrieval}
+    topic = np.full(len(corpus.english), -1)
+    topic[known[0]] = topics(known[1], TOPICS, seed)
+    return Material(
+        texts=Texts(np.concatenate(rows), np.cumsum([0, *(len(row) for row in rows)])),
+        english=np.array([row for row, _, _ in corpus.pairs]),
+        other=other,
+        languages=np.array([language for _, _, language in corpus.pairs]),
+        questions=questions,
+        topics=topic,
+    )
 
 
-def _questions(table: Table, tokenizer: Tokenizer, data: RetrievalSet) -> np.ndarray:
-    passages = tokenize(tokenizer, data.passages)
-    answers = [min(relevant) for relevant in data.relevant]
-    start = max(table.meaning) + 1
-    places = table.add(tokenize(tokenizer, data.queries), [passages[row] for row in answers])
-    # Questions about one passage are not each other's negatives.
-    for place, row in zip(places, answers, strict=True):
-        table.meaning[place] = start + row
-    return places
-
-
-def _texts(rows: list[np.ndarray]) -> Texts:
-    return Texts(np.concatenate(rows), np.cumsum([0, *(len(row) for row in rows)]))
-
-
-def shrink(vectors: np.ndarray, width: int) -> np.ndarray:
-    """Bring the teacher's vectors to a width by PCA without centring, which keeps cosines."""
-    values = vectors.astype(np.float32)
-    axes = np.linalg.svd(values[:20_000], full_matrices=False)[2][:width]
-    values = values @ axes.T
-    return values / np.linalg.norm(values, axis=1, keepdims=True)
+def aligned(material: Material, file: Path, seed: int) -> tuple[Bag, np.ndarray]:
+    """Return the bag as training begins with it, and the rarity of each token."""
+    if not file.exists():
+        content = token_vectors(material, VOCAB_SIZE, CONTENT, seed)
+        np.savez(file, content=content, rarity=rarity(material, VOCAB_SIZE))
+    bag = Bag(VOCAB_SIZE, WIDTH)
+    with np.load(file) as kept:
+        start(bag, kept["content"], kept["rarity"], seed)
+        return bag, kept["rarity"]
 
 
 def main() -> None:
@@ -111,35 +88,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("data", "teacher", "work", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--bag-epochs", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--bag-steps", type=int, default=3600)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
     corpus = load(options.data, options.seed)
-    if not (options.work / "tokenizer" / "tokenizer.json").exists():
-        model = train_vocabulary(corpus, options.work / "spm", options.seed)
-        convert(model, options.work / "tokenizer", POSITIONS)
-    tokenizer = Tokenizer.from_file(str(options.work / "tokenizer" / "tokenizer.json"))
-    seen, vectors = cache_vectors(corpus, options.teacher, options.work / "teacher", TEACHER_SENTENCES, options.seed)
-    drawn = material(corpus, tokenizer, shrink(vectors, WIDTH), seen, options.seed)
-    bag = _bag(drawn, options.work / "bag.pt", options.bag_epochs, options.seed)
+    tokenizer_file = options.work / "tokenizer" / "tokenizer.json"
+    if not tokenizer_file.exists():
+        convert(train_vocabulary(corpus, options.work / "spm", options.seed), tokenizer_file.parent, POSITIONS)
+    known = cache_vectors(corpus, options.teacher, options.work / "teacher", TEACHER_SENTENCES, options.seed)
+    material = make_material(corpus, Tokenizer.from_file(str(tokenizer_file)), known, options.seed)
+    bag, rare = aligned(material, options.work / "aligned.npz", options.seed)
+    teacher = Teacher(*known, meanings=len(corpus.english), student=bag.encode(material.texts, known[0]))
+    train_bag(bag, material, teacher, options.work / "bag.pt", steps=options.bag_steps, seed=options.seed)
     student = Student(VOCAB_SIZE, WIDTH, LAYERS, POSITIONS)
-    start_from_bag(student, bag)
-    average = train_full(student, drawn, options.work, steps=options.steps, seed=options.seed)
-    export(average.eval(), options.work / "tokenizer", options.out)
-
-
-def _bag(drawn: Material, file: Path, epochs: int, seed: int) -> Bag:
-    bag = Bag(VOCAB_SIZE, WIDTH)
-    if file.exists():
-        bag.load_state_dict(torch.load(file, weights_only=True))
-        return bag
-    teacher = {int(meaning): int(drawn.known[meaning]) for meaning in np.flatnonzero(drawn.known >= 0)}
-    train_bag(bag, drawn.texts, drawn.pairs, teacher, drawn.vectors, epochs=epochs, seed=seed)
-    torch.save(bag.state_dict(), file)
-    return bag
+    start_from_bag(student, bag, rare)
+    full = options.work / "full.pt"
+    average = train_full(student, material, teacher, full, steps=options.steps, seed=options.seed)
+    export(average.eval(), tokenizer_file.parent, options.out)
 
 
 if __name__ == "__main__":

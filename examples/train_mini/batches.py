@@ -1,0 +1,199 @@
+"""Batches of pairs to tell apart, drawn from translations and question-passage pairs.
+
+* translations: a sentence and the same in another language;
+* crossing: a sentence, and a made-up passage with its translation among others; half of the
+  sentences come in groups of one topic, so that passages on it in the asker's language are negatives;
+* fragments: some words of a sentence, and a made-up passage with it, in one language;
+* questions: a question and its passage, in one language.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from data import Texts
+
+# One round of training: most of what there is to learn is in the translations.
+ROUND = (
+    "translations",
+    "crossing",
+    "translations",
+    "questions",
+    "translations",
+    "crossing",
+    "translations",
+    "fragments",
+)
+SENTENCE_TOKENS, QUERY_TOKENS = 48, 32
+# Languages are drawn by this power of their size, so that small ones are heard.
+_EVENNESS = 0.6
+_THIRD_LANGUAGE = 0.35
+_TOPIC_GROUP = 8
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token ids of two sides without specials; rows of one ``meaning`` are not each other's negatives."""
+
+    kind: str
+    left: list[np.ndarray]
+    right: list[np.ndarray]
+    meaning: np.ndarray
+
+
+@dataclass(frozen=True)
+class Material:
+    """All texts as token ids, and which rows belong together.
+
+    Attributes:
+        english: Row of the English side of each translation.
+        other: Row of its other side.
+        languages: Language of the other side.
+        questions: Language -> rows of questions, and of the passage that answers each.
+        topics: Topic of each English row, negative where none is known.
+    """
+
+    texts: Texts
+    english: np.ndarray
+    other: np.ndarray
+    languages: np.ndarray
+    questions: dict[str, tuple[np.ndarray, np.ndarray]]
+    topics: np.ndarray
+
+    @cached_property
+    def by_language(self) -> dict[str, np.ndarray]:
+        """Language -> places of its translations."""
+        return {str(name): np.flatnonzero(self.languages == name) for name in np.unique(self.languages)}
+
+    @cached_property
+    def by_english(self) -> tuple[np.ndarray, np.ndarray]:
+        """Places sorted by English row, and where each English row begins in them."""
+        order = np.argsort(self.english, kind="stable")
+        return order, np.searchsorted(self.english[order], np.arange(self.english.max() + 2))
+
+    @cached_property
+    def by_topic(self) -> list[np.ndarray]:
+        """Places of the translations of each topic, where there are enough for a group."""
+        topics = self.topics[self.english]
+        order = np.argsort(topics, kind="stable")
+        groups = np.split(order, np.flatnonzero(np.diff(topics[order])) + 1)
+        return [group for group in groups if topics[group[0]] >= 0 and len(group) >= _TOPIC_GROUP]
+
+
+class Draw:
+    """Draws batches; the same seed gives the same batches.
+
+    Args:
+        material: What is drawn from.
+        seed: Of every choice.
+        passage_tokens: Longest passage.
+        spare: How many times too many translations are drawn; a stretch of similar length is kept,
+            which pads less and gives harder negatives.
+    """
+
+    def __init__(self, material: Material, seed: list[int], *, passage_tokens: int, spare: int = 1) -> None:
+        self.material, self.random = material, np.random.default_rng(seed)
+        self.longest, self.spare = passage_tokens, spare
+
+    def batch(self, kind: str, size: int) -> Batch:
+        """Draw ``size`` pairs of one kind."""
+        draw: dict[str, Callable[[int], tuple[list[np.ndarray], list[np.ndarray], np.ndarray]]] = {
+            "translations": self._translations,
+            "crossing": self._crossing,
+            "questions": self._questions,
+            "fragments": self._fragments,
+        }
+        return Batch(kind, *draw[kind](size))
+
+    def _text(self, row: int, longest: int = SENTENCE_TOKENS) -> np.ndarray:
+        return self.material.texts[row][:longest]
+
+    def _places(self, size: int) -> np.ndarray:
+        """Places of translations, their languages drawn first."""
+        groups = self.material.by_language
+        share = np.array([len(group) for group in groups.values()]) ** _EVENNESS
+        counts = self.random.multinomial(size, share / share.sum())
+        drawn = [self.random.choice(rows, count) for rows, count in zip(groups.values(), counts, strict=True)]
+        return self.random.permutation(np.concatenate(drawn))
+
+    def _partner(self, place: int) -> int:
+        """Row that says the same as a translation's other side: English, or at times a third language."""
+        row = self.material.english[place]
+        order, start = self.material.by_english
+        if self.random.random() < _THIRD_LANGUAGE:
+            twin = order[self.random.integers(start[row], start[row + 1])]
+            if twin != place:
+                return int(self.material.other[twin])
+        return int(row)
+
+    def _translations(self, size: int) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+        places = self._places(self.spare * size)
+        lengths = np.diff(self.material.texts.offsets)[self.material.english[places]]
+        order = np.argsort(lengths + self.random.random(len(places)), kind="stable")
+        first = int(self.random.integers(0, len(places) - size + 1))
+        places = places[order[first : first + size]]
+        left = [self._text(self._partner(place)) for place in places]
+        return left, [self._text(self.material.other[place]) for place in places], self.material.english[places]
+
+    def _passage(self, place: int, side: np.ndarray) -> np.ndarray:
+        """A translation's text on one side among one to six others of the same two languages."""
+        pool = self.material.by_language[str(self.material.languages[place])]
+        places = np.append(self.random.choice(pool, self.random.integers(1, 7)), place)
+        self.random.shuffle(places)
+        return np.concatenate([self._text(side[other]) for other in places])[: self.longest]
+
+    def _crossing(self, size: int) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+        places, left, right = np.concatenate([self._topical(size // 2), self._places(size - size // 2)]), [], []
+        for place in places:
+            english, other = self.material.english, self.material.other
+            asked, side = (
+                (self._partner(place), other),
+                (other[place], english),
+                (english[place], english),
+                (other[place], other),
+            )[self.random.choice(4, p=(0.45, 0.2, 0.25, 0.1))]
+            sentence = self._text(asked, QUERY_TOKENS)
+            own_language = asked == side[place]
+            left.append(self._fragment(sentence) if own_language else sentence)
+            right.append(self._passage(place, side))
+        return left, right, self.material.english[places]
+
+    def _topical(self, size: int) -> np.ndarray:
+        """Places of translations in groups of one topic."""
+        groups = self.material.by_topic
+        chosen = self.random.integers(0, len(groups), -(-size // _TOPIC_GROUP))
+        return np.concatenate([self.random.choice(groups[one], _TOPIC_GROUP, replace=False) for one in chosen])[:size]
+
+    def _fragments(self, size: int) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+        places, left, right = self._places(size), [], []
+        for place in places:
+            side = self.material.english if self.random.random() < 0.15 else self.material.other
+            left.append(self._fragment(self._text(side[place])))
+            right.append(self._passage(place, side))
+        return left, right, self.material.english[places]
+
+    def _fragment(self, sentence: np.ndarray) -> np.ndarray:
+        """A stretch of at most 16 tokens, a quarter of them dropped: what a search box would get."""
+        start = int(self.random.integers(0, max(1, len(sentence) - 8)))
+        stretch = sentence[start : start + int(self.random.integers(4, 17))]
+        kept = stretch[self.random.random(len(stretch)) > 0.25]
+        return kept if len(kept) else stretch
+
+    def _questions(self, size: int) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+        """Runs of neighbouring questions: their passages are of one article and hard to tell apart."""
+        groups = self.material.questions
+        share = np.sqrt([len(asked) for asked, _ in groups.values()])
+        asked, answers = groups[str(self.random.choice(list(groups), p=share / share.sum()))]
+        starts = self.random.integers(0, len(asked) - 8, -(-size // 8))
+        rows = (starts[:, None] + np.arange(8)).ravel()[:size]
+        left = [self._text(row, QUERY_TOKENS) for row in asked[rows]]
+        return left, [self._stretch(self.material.texts[row]) for row in answers[rows]], answers[rows]
+
+    def _stretch(self, passage: np.ndarray) -> np.ndarray:
+        """Half of the time a passage's beginning, else some other part of it."""
+        last = max(0, len(passage) - self.longest)
+        start = int(self.random.integers(0, last + 1)) if self.random.random() < 0.5 else 0
+        return passage[start : start + self.longest]
