@@ -24,6 +24,8 @@ COMMANDS: dict[str, str] = {
     "compare": "bgem3.cli.texts",
     "index": "bgem3.cli.collections",
     "search": "bgem3.cli.collections",
+    "ingest": "bgem3.cli.ingest",
+    "copy": "bgem3.cli.ingest",
     "chat": "bgem3.cli.chat",
     "eval": "bgem3.cli.quality",
     "serve": "bgem3.cli.serve",
