@@ -18,6 +18,7 @@ from bgem3.stores.engine import sparse_row, sparse_rows
 from bgem3.types import Chunk
 
 Batch = dict[str, Any]
+_WORKER_CPUS, _BLOCKS = 0.5, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +66,17 @@ def ingest_on_ray(
     if len(kinds) != 1 or not kinds <= {".jsonl", ".parquet"}:
         raise InvalidInputError(f"paths: expected files ending .jsonl, or all .parquet, got {sorted(kinds)}")
     places = [str(path.absolute()) for path in paths]
-    records = ray.data.read_parquet(places) if kinds == {".parquet"} else ray.data.read_json(places, lines=True)
+    records = ray.data.read_parquet(places) if kinds == {".parquet"} else ray.data.read_json(places)
     # fewer blocks than workers would leave some without work
-    records = records.repartition(max(workers * 2, records.count() // (4 * batch_size) + 1))
+    records = records.repartition(workers * _BLOCKS)
     encoded = records.map_batches(
         EncodeBatch,
         fn_constructor_args=(job,),
         batch_size=batch_size,
         batch_format="pyarrow",
         concurrency=workers,
+        # Less than one, so that reading is never starved of a CPU by waiting workers.
+        num_cpus=_WORKER_CPUS,
         num_gpus=gpus,
     )
     written = encoded.map_batches(
@@ -83,7 +86,7 @@ def ingest_on_ray(
         concurrency=workers if Address.parse(job.store).is_server else 1,
         num_cpus=0,
     )
-    return int(written.sum("written") or 0)
+    return sum(int(batch["written"].sum()) for batch in written.iter_batches())
 
 
 class EncodeBatch:
