@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -39,30 +40,39 @@ def encoder(checkpoint: Path) -> Iterator[M3Encoder]:
 
 @pytest.fixture(scope="session")
 def milvus_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusClient]:
-    """Return a client of one milvus-lite, which takes a second to start."""
-    client = MilvusClient(str(tmp_path_factory.mktemp("milvus") / "milvus.db"))
+    """Return a client of milvus-lite, one for all tests; of a server where BGEM3_TEST_MILVUS_URI names one."""
+    here = str(tmp_path_factory.mktemp("milvus") / "milvus.db")
+    client = MilvusClient(os.environ.get("BGEM3_TEST_MILVUS_URI", here))
     yield client
     client.close()
+
+
+@pytest.fixture(scope="session")
+def qdrant_server() -> Iterator[QdrantClient | None]:
+    """Return a client of the server that BGEM3_TEST_QDRANT_URL names; None where it names none."""
+    url = os.environ.get("BGEM3_TEST_QDRANT_URL")
+    client = QdrantClient(url=url, prefer_grpc=True, timeout=60) if url else None
+    yield client
+    if client:
+        client.close()
 
 
 @pytest.fixture
 def make_store(store_name: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Store]]:
     """Return a function that makes a store over the same place each time."""
-    if store_name != "milvus":
-        yield _maker(store_name, tmp_path)
-        return
-    client, name = request.getfixturevalue("milvus_client"), f"c{uuid4().hex}"
-    yield lambda **options: MilvusStore(client=client, collection=name, **options)
-    client.drop_collection(name)
-
-
-def _maker(store_name: str, tmp_path: Path) -> Callable[..., Store]:
+    name = f"c{uuid4().hex}"
     if store_name == "memory":
-        return lambda **options: MemoryStore(**options)
-    if store_name == "qdrant":
-        client = QdrantClient(":memory:")
-        return lambda codec="float16": QdrantStore(client=client, token_datatype=codec)
-    return lambda **options: ChromaStore(tmp_path / "db", **options)
+        yield lambda **options: MemoryStore(**options)
+    elif store_name == "chroma":
+        yield lambda **options: ChromaStore(tmp_path / "db", **options)
+    elif store_name == "milvus":
+        client = request.getfixturevalue("milvus_client")
+        yield lambda **options: MilvusStore(client=client, collection=name, **options)
+        client.drop_collection(name)
+    else:
+        client = request.getfixturevalue("qdrant_server") or QdrantClient(":memory:")
+        yield lambda codec="float16": QdrantStore(client=client, collection=name, token_datatype=codec)
+        client.delete_collection(name)
 
 
 @pytest.fixture

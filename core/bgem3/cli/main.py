@@ -25,6 +25,8 @@ COMMANDS: dict[str, str] = {
     "compare": "bgem3.cli.texts",
     "index": "bgem3.cli.collections",
     "search": "bgem3.cli.collections",
+    "ingest": "bgem3.cli.ingest",
+    "copy": "bgem3.cli.ingest",
     "chat": "bgem3.cli.chat",
     "eval": "bgem3.cli.quality",
     "tune": "bgem3.cli.quality",

@@ -229,7 +229,7 @@ class QdrantStore:
         stages: list[Stage] = []
         counted = self._matching(plan, stages) if plan.exhaustive or (plan.explain and plan.where) else 0
         collection = self._collection
-        builder = QueryBuilder(query, plan, self._names, collection.n_shards, counted, self._ef)
+        builder = QueryBuilder(query, plan, self._names, collection.n_shards, counted, self._ef, collection.is_local)
         requests = builder.build()
         start = time.perf_counter()
         answers = (

@@ -32,6 +32,7 @@ class QueryBuilder:
         n_shards: Every shard takes its own candidates; the lists that come back must hold them all.
         n_chunks: Number of chunks, where the plan is exhaustive.
         ef: Width of the search in the dense graph; None: the collection's own.
+        is_local: The local mode always compares with everything, and warns of parameters.
     """
 
     query: M3Embeddings
@@ -40,6 +41,7 @@ class QueryBuilder:
     n_shards: int = 1
     n_chunks: int = 0
     ef: int | None = None
+    is_local: bool = False
     payload: Any = field(default_factory=lambda: _payload())
 
     def build(self) -> dict[Head, models.QueryRequest]:
@@ -149,6 +151,8 @@ class QueryBuilder:
     def _params(self, head: Head) -> models.SearchParams | None:
         from qdrant_client import models
 
+        if self.is_local:
+            return None
         if self.plan.exhaustive and head != "sparse":
             return models.SearchParams(exact=True)
         return models.SearchParams(hnsw_ef=self.ef) if self.ef and head == "dense" else None

@@ -1,0 +1,90 @@
+"""From one store to another without encoding anything again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from bgem3.errors import StoreCorruptError
+from bgem3.stores.base import Store
+from bgem3.types import Chunk
+
+# Between a float32 and the float16 that some stores keep: 2 ** -11 of a number below 1, with room.
+_DENSE_TOLERANCE = 2e-3
+
+
+@dataclass(frozen=True, slots=True)
+class CopyReport:
+    """What a copy did.
+
+    Attributes:
+        copied: Chunks written.
+        skipped: Chunks that were there already, text and metadata alike.
+        count: Chunks in the target afterwards.
+        checksum: Over ids, texts and metadata of what was copied or skipped, in any order: the same for both stores.
+    """
+
+    copied: int
+    skipped: int
+    count: int
+    checksum: str
+
+
+def copy_store(
+    source: Store, target: Store, *, batch_size: int = 256, on_batch: Callable[[int], object] = lambda _: None
+) -> CopyReport:
+    """Copy every chunk with its vectors, a batch at a time, and read each back.
+
+    Begun again after a break it skips what the target has. Neither store is closed.
+
+    Args:
+        source: Opened by this function as it was made.
+        target: Made with the source's settings where it is new, refused where it has others.
+        batch_size: Chunks in memory.
+        on_batch: Told the number of chunks of each batch.
+
+    Raises:
+        StoreNotFoundError: there is no source.
+        IndexMismatchError: the target was made with another checkpoint.
+        StoreCorruptError: what was read back is not what was written.
+        StoreError: as the stores.
+    """
+    target.open(source.open())
+    copied = skipped = written = read = 0
+    for chunks, embeddings in source.scan(batch_size):
+        there = {chunk.id: chunk for chunk in target.get([chunk.id for chunk in chunks])}
+        missing = [i for i, chunk in enumerate(chunks) if there.get(chunk.id) != chunk]
+        if missing:
+            target.upsert([chunks[i] for i in missing], embeddings[missing])
+            _check_dense(target, [chunks[i] for i in missing], embeddings[missing].dense)
+            there |= {chunk.id: chunk for chunk in target.get([chunks[i].id for i in missing])}
+        written += checksum(chunks)
+        read += checksum(there.values())
+        copied, skipped = copied + len(missing), skipped + len(chunks) - len(missing)
+        on_batch(len(chunks))
+    if (written - read) % 2**64:
+        raise StoreCorruptError(
+            "copy: the target's texts or metadata are not the source's. Fix: copy again while nobody writes to either"
+        )
+    return CopyReport(copied, skipped, target.count(), f"{written % 2**64:016x}")
+
+
+def checksum(chunks: Iterable[Chunk]) -> int:
+    """Return the sum of 64-bit hashes of chunks: the same in any order."""
+    return sum(map(_hash, chunks))
+
+
+def _hash(chunk: Chunk) -> int:
+    record = json.dumps([chunk.id, chunk.text, dict(chunk.metadata)], sort_keys=True)
+    return int.from_bytes(blake2b(record.encode(), digest_size=8).digest())
+
+
+def _check_dense(target: Store, chunks: list[Chunk], dense: object) -> None:
+    import numpy as np
+
+    found = target.dense_vectors([chunk.id for chunk in chunks])
+    for chunk, expected in zip(chunks, np.asarray(dense), strict=True):
+        if chunk.id not in found or np.abs(found[chunk.id] - expected).max() > _DENSE_TOLERANCE:
+            raise StoreCorruptError(f"copy: the dense vector of {chunk.id!r} is not what was written. Fix: copy again")

@@ -1,0 +1,85 @@
+"""Records of JSON Lines and Parquet files as chunks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+from bgem3.errors import InvalidInputError, MissingExtraError
+from bgem3.intake import check_id
+from bgem3.metadata import check_metadata
+from bgem3.types import Chunk
+
+_NAMESPACE = uuid5(NAMESPACE_URL, "bgem3/records")
+
+
+def to_chunk(record: Mapping[str, Any], text_field: str, id_field: str | None) -> Chunk:
+    """Return the chunk of a record; fields that are null are left out of its metadata.
+
+    Without `id_field` the id is a hash of the whole record, so that the same record is the same
+    chunk in every run and on every machine.
+
+    Raises:
+        InvalidInputError: there is no text, no id, or a field that no store can keep.
+    """
+    if not isinstance(record.get(text_field), str):
+        raise InvalidInputError(
+            f"record: no text in field {text_field!r}, there are {sorted(record)}. Fix: --text-field"
+        )
+    rest = {key: value for key, value in record.items() if key not in (text_field, id_field) and value is not None}
+    if id_field is None:
+        name = json.dumps([record[text_field], rest], sort_keys=True, default=str)
+        id_ = str(uuid5(_NAMESPACE, name))
+    else:
+        id_ = check_id(str(record.get(id_field) or ""))
+    return Chunk(id_, record[text_field], check_metadata(rest, f"record {id_!r}"))
+
+
+def read_records(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Yield the records of `.jsonl`, `.json` (one a line) and `.parquet` files.
+
+    Raises:
+        InvalidInputError: another kind of file, or a line that is no JSON object.
+    """
+    for path in paths:
+        if path.suffix == ".parquet":
+            yield from _parquet(path)
+        elif path.suffix in (".jsonl", ".json", ".ndjson"):
+            yield from _json_lines(path)
+        else:
+            raise InvalidInputError(f"{path}: expected .jsonl or .parquet. Fix: bgem3 index reads other files")
+
+
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield _object(line, f"{path}:{number}")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"{path}: cannot be read ({error}). Fix: give a UTF-8 file that is there") from error
+
+
+def _object(line: str, place: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise InvalidInputError(f"{place}: not JSON ({error}). Fix: one object a line") from error
+    if not isinstance(record, dict):
+        raise InvalidInputError(f"{place}: expected an object, got {type(record).__name__}. Fix: one object a line")
+    return record
+
+
+def _parquet(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "ray", "Reading Parquet") from error
+    try:
+        for batch in parquet.ParquetFile(path).iter_batches(batch_size=1024):
+            yield from batch.to_pylist()
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"{path}: cannot be read as Parquet ({error}). Fix: write it again") from error

@@ -1,0 +1,77 @@
+"""`bgem3 ingest` and `bgem3 copy`, as a shell runs them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from bgem3.cli.main import make_app
+from bgem3.errors import InvalidInputError, StoreNotFoundError
+from bgem3.moving import checksum
+from bgem3.stores.addresses import Address
+from bgem3.types import Chunk
+
+
+def run(*arguments):
+    done = CliRunner().invoke(make_app(), [*map(str, arguments), "--json"], catch_exceptions=True)
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def records(tmp_path):
+    path = tmp_path / "records.jsonl"
+    rows = [{"id": f"d{i}", "text": f"the cat number {i}", "n": i, "none": None} for i in range(30)]
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+    return path
+
+
+def test_ingested_twice_copied_twice(records, tmp_path, checkpoint):
+    qdrant, milvus = f"qdrant:{tmp_path / 'q'}#news", f"milvus:{tmp_path / 'm.db'}"
+    for _ in range(2):
+        assert run("ingest", records, "--to", qdrant, "--id-field", "id", "--model", checkpoint)["texts"] == 30
+    first = run("copy", qdrant, milvus)
+    assert (first["copied"], first["skipped"], first["count"]) == (30, 0, 30)
+    again = run("copy", qdrant, milvus)
+    assert (again["copied"], again["skipped"], again["checksum"]) == (0, 30, first["checksum"])
+    store = Address.parse(milvus).make()
+    store.open()
+    assert store.get(["d7"]) == [Chunk("d7", "the cat number 7", {"n": 7})]
+    store.close()
+
+
+def test_a_checksum_is_the_same_in_any_order():
+    chunks = [Chunk(str(i), "x", {"n": i}) for i in range(5)]
+    assert checksum(chunks) == checksum(chunks[::-1]) != checksum([*chunks[:4], Chunk("4", "x", {"n": 5})])
+
+
+def test_nothing_to_copy(tmp_path):
+    with pytest.raises(StoreNotFoundError, match="not there"):
+        run("copy", f"qdrant:{tmp_path / 'a'}", f"qdrant:{tmp_path / 'b'}")
+
+
+@pytest.mark.parametrize("address", ["", "qdrant", "qdrant:", "redis:x"])
+def test_addresses_that_name_no_store(address):
+    with pytest.raises(InvalidInputError, match="store: got .* expected chroma:FOLDER"):
+        Address.parse(address)
+
+
+def test_addresses():
+    assert Address.parse("qdrant:http://host:6333#news") == Address("qdrant", "http://host:6333", "news")
+    assert Address.parse("chroma:./db").collection == "bgem3"
+    assert Address.parse("milvus:http://h:1").is_server
+    assert not Address.parse("milvus:./m.db").is_server
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("{", "not JSON"), ("[1]", "expected an object"), ('{"id": "a"}', "no text in field 'text'"), ('{"text": "a", "x": {}}', "dict")],
+)  # fmt: skip
+def test_bad_records_are_named(tmp_path, checkpoint, line, message):
+    path = tmp_path / "bad.jsonl"
+    path.write_text(line, encoding="utf-8")
+    with pytest.raises(InvalidInputError, match=message):
+        run("ingest", path, "--to", f"qdrant:{tmp_path / 'q'}", "--model", checkpoint)
