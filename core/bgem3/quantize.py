@@ -64,10 +64,10 @@ def quantize_blocks(weight: FloatArray, ranges: FloatArray) -> tuple[NDArray[np.
         scale = full * shrink
         loss = (((_round4(blocks, scale) * scale - blocks) ** 2) * importance).sum(axis=2, keepdims=True)
         best, error = np.where(loss < error, scale, best), np.minimum(loss, error)
-    best = best.astype(np.float32)
-    numbers = (_round4(blocks, best) + 8).astype(np.uint8)
+    scales: NDArray[np.float32] = best.astype(np.float32)
+    numbers = (_round4(blocks, scales) + 8).astype(np.uint8)
     packed: NDArray[np.uint8] = np.bitwise_or(numbers[..., 0::2], numbers[..., 1::2] * np.uint8(16))
-    return packed, best[..., 0]
+    return packed, scales[..., 0]
 
 
 def _round4(blocks: FloatArray, scale: FloatArray) -> FloatArray:
