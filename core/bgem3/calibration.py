@@ -58,7 +58,8 @@ def observe(
         name = f"encoder.layer.{number}"
         qkv = [_linear(states, weights, f"{name}.attention.self.{part}") for part in ("query", "key", "value")]
         parts = zip(*(np.split(one, ends) for one in qkv), strict=True)
-        attended = np.concatenate([_attend(*part, config.num_attention_heads) for part in parts])
+        heads = config.num_attention_heads
+        attended = np.concatenate([_attend(query, key, value, heads) for query, key, value in parts])
         out = _linear(attended, weights, f"{name}.attention.output.dense")
         middle = _norm(states + out, weights, f"{name}.attention.output.LayerNorm", config)
         inner = _gelu(_linear(middle, weights, f"{name}.intermediate.dense"))

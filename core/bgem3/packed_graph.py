@@ -132,17 +132,17 @@ class _Graph:
         parts = [f"{name}.attention.self.{part}" for part in ("query", "key", "value")]
         weight = np.concatenate([self.weights[f"{part}.weight"] for part in parts])
         bias = self.tensor(f"{name}.qkv.bias", np.concatenate([self.weights[f"{part}.bias"] for part in parts]))
-        qkv = self.linear(states, f"{name}.qkv", weight, ranges and ranges.states)
+        qkv = self.linear(states, f"{name}.qkv", weight, ranges.states if ranges else None)
         out = f"{name}.attention.output"
         attended = self.linear(
-            self.attention(qkv, bias), out, self.weights[f"{out}.dense.weight"], ranges and ranges.attended
+            self.attention(qkv, bias), out, self.weights[f"{out}.dense.weight"], ranges.attended if ranges else None
         )
         states = self.skip_norm(attended, states, f"{out}.LayerNorm", self.weight(f"{out}.dense.bias"))
         up = f"{name}.intermediate.dense"
-        inner = self.linear(states, up, self.weights[f"{up}.weight"], ranges and ranges.middle)
+        inner = self.linear(states, up, self.weights[f"{up}.weight"], ranges.middle if ranges else None)
         inner = self.add("BiasGelu", inner, self.weight(f"{up}.bias"), domain=_MICROSOFT)
         down = f"{name}.output"
-        inner = self.linear(inner, down, self.weights[f"{down}.dense.weight"], ranges and ranges.inner)
+        inner = self.linear(inner, down, self.weights[f"{down}.dense.weight"], ranges.inner if ranges else None)
         return self.skip_norm(inner, states, f"{down}.LayerNorm", self.weight(f"{down}.dense.bias"))
 
     def attention(self, qkv: str, bias: str) -> str:

@@ -116,7 +116,7 @@ def onnx_providers(device: str | None) -> Sequence[str]:
         return [cpu]
     wanted = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}.get(str(device).split(":")[0])
     available = onnxruntime.get_available_providers()
-    if wanted not in available:
+    if wanted is None or wanted not in available:
         raise BackendError(
             f"device: onnxruntime has {', '.join(available)}, got {device!r}. Fix: device='cpu', or install "
             f"onnxruntime-gpu for 'cuda' and 'tensorrt'"
