@@ -323,7 +323,8 @@ def new_rows(pending: Sequence[Pending]) -> IntArray:
 
 def hash_text(text: str) -> bytes:
     """Return the 16 bytes by which a text is recognised."""
-    return blake2b(text.encode(), digest_size=16).digest()
+    # A lone surrogate has a hash too: the encoder refuses such a text, and says where it stands.
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _to_json(metadata: Metadata) -> str:
