@@ -101,7 +101,7 @@ class MilvusCollection:
         if made_with is None:
             raise IndexMismatchError(
                 f"collection {self.name!r} was not made by bgem3, and Milvus adds no vector field to one that is "
-                f"there. Fix: bgem3 backfill copies it to a new collection; or choose another collection="
+                f"there. Fix: choose another collection=, and add the texts to it"
             )
         if record.get("token_vectors") != self._token_vectors:
             raise IndexMismatchError(

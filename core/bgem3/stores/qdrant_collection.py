@@ -117,7 +117,7 @@ class QdrantCollection:
         if made_with is None:
             raise IndexMismatchError(
                 f"collection {self.name!r} was not made by bgem3, so texts there may have another model's vectors. "
-                f"Fix: bgem3 backfill adds the missing vectors in place; or choose another collection"
+                f"Fix: choose another collection=, and add the texts to it"
             )
         self.check_vectors(config.params, made_with)
         return made_with
@@ -128,7 +128,7 @@ class QdrantCollection:
             name = self.names[head]  # type: ignore[index]  # both are heads
             found = dense_params(params).get(name)
             if found is None:
-                raise self._mismatch(head, name, "is missing", "bgem3 backfill adds it")
+                raise self._mismatch(head, name, "is missing", "choose another collection=")
             if found.size != width:
                 raise self._mismatch(head, name, f"is {found.size} wide, expected {width}", "use its checkpoint")
             if str(found.distance.value) not in ("Dot", "Cosine"):
@@ -136,7 +136,7 @@ class QdrantCollection:
             if (found.multivector_config is not None) != (head == "multi_vector"):
                 raise self._mismatch(head, name, "is of the other kind, one vector or many a chunk", "")
         if self.names["sparse"] not in (params.sparse_vectors or {}):
-            raise self._mismatch("sparse", self.names["sparse"], "is missing", "bgem3 backfill adds it")
+            raise self._mismatch("sparse", self.names["sparse"], "is missing", "choose another collection=")
 
     def save_settings(self, settings: IndexSettings) -> None:
         """Write the settings into the collection."""
