@@ -1,0 +1,161 @@
+"""`bgem3 info`, `verify`, `repair` and `backfill`: look after the collections of an embedded Chroma."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.filesize import decimal
+from rich.markup import escape
+
+from bgem3.cli.options import (
+    BackendOption,
+    CollectionOption,
+    DbOption,
+    JsonOption,
+    ModelOption,
+    PrecisionOption,
+    load_encoder,
+)
+from bgem3.cli.output import console, is_terminal, table, write_json
+
+if TYPE_CHECKING:
+    from bgem3.stores.chroma_upkeep import Problem
+
+# Problems named one by one; --json names all.
+_SHOWN = 50
+
+
+def info(*, db: DbOption = "./db", collection: CollectionOption = "bgem3", as_json: JsonOption = False) -> None:
+    """Tell what a collection was made with, how many chunks it has and how large each part is."""
+    from bgem3.stores.chroma import ChromaStore
+
+    store = ChromaStore(db, collection=collection)
+    try:
+        settings = asdict(store.open())
+        count = store.count()
+    finally:
+        store.close()
+    sizes = _sizes(Path(db), collection)
+    if as_json:
+        write_json({"chunks": count, "bytes": sizes, "settings": settings})
+        return
+    shown = table("", "", text=["", ""])
+    shown.add_row("chunks", str(count))
+    for part, size in sizes.items():
+        shown.add_row(part, decimal(size))
+    for name, value in settings.items():
+        shown.add_row(name, str(value))
+    console().print(shown)
+
+
+def verify(*, db: DbOption = "./db", collection: CollectionOption = "bgem3", as_json: JsonOption = False) -> None:
+    """Compare every chunk in Chroma with what is kept beside it; exits with 1 where something is wrong."""
+    from bgem3.stores.chroma import ChromaStore
+    from bgem3.stores.chroma_upkeep import verify as compare
+
+    store = ChromaStore(db, collection=collection)
+    try:
+        store.open()
+        report = compare(store, show_progress=is_terminal())
+    finally:
+        store.close()
+    if as_json:
+        write_json({"ok": report.ok, **asdict(report)})
+    else:
+        _show(report.problems)
+        if report.file:
+            console().print(f"the file itself: {report.file}", markup=False)
+        said = "every one whole" if report.ok else f"{len(report.problems)} wrong. Fix: bgem3 repair --db {db}"
+        console().print(f"{report.chunks} chunks, {said}", markup=False)
+    raise typer.Exit(0 if report.ok else 1)
+
+
+def repair(
+    *,
+    db: DbOption = "./db",
+    collection: CollectionOption = "bgem3",
+    model: ModelOption = "BAAI/bge-m3",
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Make what is kept beside Chroma right again from Chroma's texts; encodes only what is missing or damaged."""
+    from bgem3.index_settings import encode_passages, settings_of
+    from bgem3.stores.chroma import ChromaStore
+    from bgem3.stores.chroma_upkeep import backfill as mend
+
+    encoder = load_encoder(model, backend, precision)
+    store = ChromaStore(db, collection=collection)
+    try:
+        lexical = store.open().lexical
+    finally:
+        store.close()
+    store = ChromaStore(db, collection=collection)
+    try:
+        store.open(settings_of(encoder, lexical))
+        mended = mend(store, partial(encode_passages, encoder, lexical), show_progress=is_terminal())
+        count = store.count()
+    finally:
+        store.close()
+    if as_json:
+        write_json({"chunks": count, "mended": mended})
+        return
+    _show(mended)
+    console().print(f"{count} chunks, {len(mended)} mended")
+
+
+def backfill(
+    *,
+    db: DbOption = "./db",
+    collection: Annotated[str, typer.Option("--collection", "-c", help="As the program that made it calls it.")],
+    codec: Annotated[
+        str, typer.Option(help="How token vectors are kept: float16, int8, int4, int2, binary.")
+    ] = "binary",
+    model: ModelOption = "BAAI/bge-m3",
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Add the sparse rows and token vectors that a Chroma collection of another program lacks, in place.
+
+    That program reads it as before. Dense vectors of another model are replaced. Begun again it goes on where it was.
+    """
+    from bgem3.stores.chroma import ChromaStore
+
+    encoder = load_encoder(model, backend, precision)
+    store = ChromaStore.adopt(db, encoder=encoder, collection=collection, codec=codec, show_progress=is_terminal())
+    count = store.count()
+    store.close()
+    if as_json:
+        write_json({"chunks": count})
+    else:
+        console().print(f"{count} chunks are found by all three heads")
+
+
+def _show(problems: Mapping[str, Problem]) -> None:
+    if not problems:
+        return
+    shown = table("id", "problem", text=["id"])
+    for id_, problem in islice(problems.items(), _SHOWN):
+        shown.add_row(escape(id_), problem)
+    console().print(shown)
+    if len(problems) > _SHOWN:
+        console().print(f"and {len(problems) - _SHOWN} more")
+
+
+def _sizes(db: Path, collection: str) -> dict[str, int]:
+    """Bytes of each part on disk; Chroma's files hold every collection of the folder."""
+    stem = db / f"bgem3-{collection}"
+    beside = [path for path in db.glob(f"{stem.name}.sqlite3*") if path.is_file()]
+    lexical = [path for path in Path(f"{stem}.lexical").rglob("*") if path.is_file()]
+    chroma = [
+        path for path in db.rglob("*") if path.is_file() and not path.relative_to(db).parts[0].startswith("bgem3-")
+    ]
+    parts = {"sidecar": beside, "lexical snapshot": lexical, "chroma, all collections": chroma}
+    return {name: sum(path.stat().st_size for path in paths) for name, paths in parts.items()}

@@ -1,0 +1,77 @@
+"""`bgem3 info`, `verify`, `repair` and `backfill` on real folders."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+
+import chromadb
+import pytest
+from typer.testing import CliRunner
+
+from bgem3 import ChromaStore, HybridIndex, M3Encoder
+from bgem3.cli.main import make_app
+
+TEXTS = ["Brake pads wear out.", "Part KX-220B fits the small pump.", "茶叶含有茶氨酸，能让人放松。"]
+IDS = ["brakes", "pump", "tea"]
+
+
+@pytest.fixture
+def db(checkpoint, tmp_path):
+    with HybridIndex(M3Encoder.from_pretrained(checkpoint), ChromaStore(tmp_path / "db")) as index:
+        index.add(TEXTS, ids=IDS)
+    return tmp_path / "db"
+
+
+def run(command, db, *arguments):
+    return CliRunner().invoke(make_app(), [command, "--db", str(db), *map(str, arguments)])
+
+
+def damage(db, id_):
+    with sqlite3.connect(db / "bgem3-bgem3.sqlite3") as sidecar:
+        sidecar.execute("UPDATE rows SET multi_vector = x'00' WHERE id = ?", [id_])
+    sidecar.close()
+
+
+def test_info_counts_chunks_and_bytes(db, checkpoint):
+    told = json.loads(run("info", db, "--json").stdout)
+    assert told["chunks"] == 3
+    assert told["bytes"]["sidecar"] >= (db / "bgem3-bgem3.sqlite3").stat().st_size
+    assert told["settings"]["fingerprint"] == M3Encoder.from_pretrained(checkpoint).fingerprint
+    assert "chunks" in run("info", db).stdout
+
+
+def test_a_whole_collection_verifies(db):
+    done = run("verify", db)
+    assert (done.exit_code, done.stdout.strip()) == (0, "3 chunks, every one whole")
+
+
+def test_damage_is_found_and_repaired_by_encoding_that_chunk_alone(db, checkpoint):
+    damage(db, "pump")
+    done = run("verify", db)
+    assert done.exit_code == 1
+    assert "pump" in done.stdout
+    assert "Fix: bgem3 repair" in done.stdout
+    assert json.loads(run("verify", db, "--json").stdout)["problems"] == {"pump": "damaged"}
+    mended = json.loads(run("repair", db, "--model", checkpoint, "--json").stdout)
+    assert mended == {"chunks": 3, "mended": {"pump": "damaged"}}
+    assert run("verify", db).exit_code == 0
+
+
+def test_a_dense_collection_of_another_program_is_filled_in(tmp_path, checkpoint):
+    client = chromadb.PersistentClient(str(tmp_path / "other"))
+    encoder = M3Encoder.from_pretrained(checkpoint)
+    dense = encoder.encode(TEXTS, heads=("dense",)).dense
+    client.create_collection("notes").add(ids=IDS, documents=TEXTS, embeddings=dense)
+    client.close()
+    done = run("backfill", tmp_path / "other", "-c", "notes", "--model", checkpoint, "--json")
+    assert json.loads(done.stdout) == {"chunks": 3}
+    found = run(
+        "search", tmp_path / "other", "-c", "notes", "--model", checkpoint, "--mode", "sparse", "KX-220B", "--json"
+    )
+    assert json.loads(found.stdout)["hits"][0]["id"] == "pump"
+
+
+def test_a_collection_that_is_not_there(tmp_path):
+    done = run("info", tmp_path)
+    assert "not there" in str(done.exception)
