@@ -41,7 +41,7 @@ bench: .venv/.dev  ## time the encoder beside FlagEmbedding
 	$(BIN)/python benchmarks/encode.py
 
 docs: .venv/.dev  ## build the documentation in site/
-	$(BIN)/mkdocs build --clean --quiet
+	$(BIN)/mkdocs build --strict --clean
 
 release: .venv/.release  ## build wheel and sdist in dist/ and check them
 	rm -rf dist

@@ -23,7 +23,8 @@ class BGEM3DocumentIndex(SearchFields, DocumentIndex):
     Key init args:
         index: A `HybridIndex`. All others are the fields of `BGEM3Retriever`.
 
-    Instantiate:
+    Examples:
+        Instantiate:
         >>> from bgem3 import HybridIndex, MemoryStore
         >>> documents = BGEM3DocumentIndex(index=HybridIndex(embeddings.encoder, MemoryStore()), k=1)
 
@@ -35,7 +36,7 @@ class BGEM3DocumentIndex(SearchFields, DocumentIndex):
         >>> documents.delete(["b"])["num_deleted"]
         1
 
-    Use as Retriever:
+        Use as Retriever:
         >>> [document.id for document in documents.invoke("Where is the key?")]
         ['a']
 

@@ -36,11 +36,12 @@ class BGEM3Reranker(EncoderSettings, BaseDocumentCompressor):
         head_scores: Put the score of each head into `metadata["scores"]`.
         model_name: A hub id or a folder; also `model`. All others are those of `BGEM3Embeddings`.
 
-    Instantiate:
+    Examples:
+        Instantiate:
         >>> reranker = BGEM3Reranker(model_name="BAAI/bge-m3", top_n=5)  # doctest: +SKIP
         >>> reranker = BGEM3Reranker.from_encoder(embeddings.encoder, top_n=1)
 
-    Use:
+        Use:
         >>> found = [Document("Under the mat.", id="a"), Document("Where is the key?", id="b")]
         >>> [document.id for document in reranker.compress_documents(found, "Where is the key?")]
         ['b']
@@ -110,11 +111,11 @@ class BGEM3CrossEncoder(EncoderSettings, BaseCrossEncoder):
         weights: How much each head counts: `Weights`, or a mapping; None: `Weights.balanced`.
         model_name: A hub id or a folder; also `model`. All others are those of `BGEM3Embeddings`.
 
-    Instantiate:
+        Instantiate:
         >>> cross_encoder = BGEM3CrossEncoder(model_name="BAAI/bge-m3")  # doctest: +SKIP
         >>> cross_encoder = BGEM3CrossEncoder.from_encoder(embeddings.encoder)
 
-    Use:
+        Use:
         >>> scores = cross_encoder.score([("Where is the key?", "Where is the key?"), ("Where?", "On the moon.")])
         >>> scores[0] > scores[1]
         True

@@ -40,12 +40,13 @@ class BGEM3Retriever(SearchFields):
         filter: A metadata filter, e.g. `{"lang": "zh"}` or `{"year": {"$gte": 2020}}`.
         head_scores: Put the score of each head into `metadata["scores"]`.
 
-    Instantiate:
+    Examples:
+        Instantiate:
         >>> retriever = BGEM3Retriever.from_texts(
         ...     ["Where is the key?", "On the moon."], embeddings, metadatas=[{"lang": "en"}, {"lang": "en"}], k=1
         ... )
 
-    Use:
+        Use:
         >>> [document.page_content for document in retriever.invoke("Where is the key?")]
         ['Where is the key?']
         >>> len(retriever.invoke("Where is the key?", k=2, filter={"lang": "en"}, mode="sparse"))

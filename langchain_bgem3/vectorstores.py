@@ -48,36 +48,37 @@ class BGEM3VectorStore(VectorStore):
         mode: Of a search that names none; None: `hybrid`, or `dense` for other embedding models.
         strategy, weights, fetch_k: Of a search that names none; see `HybridIndex.search`.
 
-    Instantiate:
+    Examples:
+        Instantiate:
         >>> store = BGEM3VectorStore(embeddings)
         >>> store = BGEM3VectorStore(embeddings, persist_directory="./db")  # doctest: +SKIP
 
-    Add Documents:
+        Add Documents:
         >>> documents = [Document("Where is the key?", metadata={"lang": "en"}), Document("On the moon.")]
         >>> store.add_documents(documents, ids=["a", "b"])
         ['a', 'b']
 
-    Search:
+        Search:
         >>> [found.id for found in store.similarity_search("Where is the key?", k=1)]
         ['a']
 
-    Search with filter:
+        Search with filter:
         >>> [found.id for found in store.similarity_search("moon", filter={"lang": {"$ne": "en"}}, mode="dense")]
         ['b']
 
-    Search with score:
+        Search with score:
         >>> [(found, score)] = store.similarity_search_with_score("Where is the key?", k=1)
         >>> score > 0.5
         True
 
-    Delete Documents:
+        Delete Documents:
         >>> store.delete(["b"])
         True
 
-    Async:
+        Async:
         >>> found = await store.asimilarity_search("key", k=1)  # doctest: +SKIP
 
-    Use as Retriever:
+        Use as Retriever:
         >>> retriever = store.as_retriever(search_type="hybrid", search_kwargs={"k": 1, "fetch_k": 50})
 
     Raises:
