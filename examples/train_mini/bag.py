@@ -21,7 +21,7 @@ from space import OWN
 from teacher import Teacher
 from torch import Tensor, nn
 
-SIZES = {"translations": 1024, "crossing": 384, "questions": 320, "fragments": 192}
+SIZES = {"translations": 1024, "crossing": 768, "questions": 320, "fragments": 192}
 # MaxSim of every query with every passage is dear: it takes some pairs of a batch, and cuts them.
 _PAIRS = {"translations": 64, "crossing": 32, "questions": 24, "fragments": 24}
 _QUERY, _PASSAGE = 24, 80

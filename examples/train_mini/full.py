@@ -17,10 +17,10 @@ from teacher import Teacher
 from torch import Tensor
 
 # Translations come aligned from the bag; passages are what is left to learn.
-ROUND = ("crossing", "questions", "translations", "crossing", "questions", "fragments")
+ROUND = ("crossing", "translations", "questions", "crossing", "translations", "fragments")
 SIZES = {"translations": 96, "crossing": 40, "questions": 32, "fragments": 32}
 PASSAGE_TOKENS = 160
-_RATES = (6e-4, 1.5e-3)
+_RATES = (4e-4, 3e-4)
 # How much a head learns from the sum of all, as in the paper's self-distillation.
 _DISTILLED = 0.5
 

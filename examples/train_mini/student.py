@@ -93,9 +93,9 @@ def start_from_bag(student: Student, bag: Bag, rarity: np.ndarray) -> None:
     nn.init.eye_(student.colbert_linear.weight)[list(RARITY)] = 0
     nn.init.zeros_(student.colbert_linear.bias)
     nn.init.zeros_(student.sparse_linear.weight)
-    # A weight runs from 0 for the most frequent tokens to 0.3 for the rare ones.
-    student.sparse_linear.weight[0, list(RARITY)] = torch.tensor([0.15, -0.15])
-    nn.init.constant_(student.sparse_linear.bias, 0.15)
+    # A weight runs from 0 for the most frequent tokens to 0.5 for the rare ones.
+    student.sparse_linear.weight[0, list(RARITY)] = torch.tensor([0.25, -0.25])
+    nn.init.constant_(student.sparse_linear.bias, 0.25)
 
 
 def _start_embeddings(student: Student, bag: Bag, rarity: np.ndarray) -> None:
