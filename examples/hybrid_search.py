@@ -30,12 +30,12 @@ index.close()
 
 # Output:
 # How do I fix E-0821?
-#   dense         toner 0.56  tray 0.44  wifi 0.01
-#   sparse        toner 0.35  tray 0.25
-#   multi_vector  toner 0.59  tray 0.51  jam 0.13
-#   hybrid        toner 0.55  tray 0.44  wifi 0.06
+#   dense         toner 0.36  tray 0.24  jam 0.18
+#   sparse        toner 0.35  tray 0.21
+#   multi_vector  toner 0.77  tray 0.72  wifi 0.59
+#   hybrid        toner 0.53  tray 0.44  wifi 0.33
 # The printer does not find the wireless network.
-#   dense         wifi 0.47  tray 0.29  jam 0.23
-#   sparse        toner 0.02  tray 0.01  jam 0.01
-#   multi_vector  wifi 0.49  tray 0.31  jam 0.22
-#   hybrid        wifi 0.42  tray 0.26  jam 0.20
+#   dense         wifi 0.56  jam 0.23  tray 0.22
+#   sparse        tray 0.01  toner 0.01  museum 0.00
+#   multi_vector  wifi 0.74  toner 0.64  tray 0.63
+#   hybrid        wifi 0.56  jam 0.37  tray 0.37

@@ -20,7 +20,7 @@ for ranked in reranker.rerank("When is the library open on Saturday?", found_els
     print(f"{ranked.score:.2f}  (was {ranked.index + 1})  {ranked.text}\n      {heads}")
 
 # Output:
-# 0.42  (was 2)  La biblioteca abre los sábados de diez a dos.
-#       dense 0.45  sparse 0.00  multi_vector 0.52
-# 0.25  (was 4)  Der Zug fährt samstags um zehn Uhr.
-#       dense 0.31  sparse 0.00  multi_vector 0.27
+# 0.53  (was 2)  La biblioteca abre los sábados de diez a dos.
+#       dense 0.50  sparse 0.00  multi_vector 0.71
+# 0.39  (was 4)  Der Zug fährt samstags um zehn Uhr.
+#       dense 0.31  sparse 0.00  multi_vector 0.59

@@ -9,6 +9,7 @@ off goes on from its last saved step. Needs `pip install "bgem3[torch,convert]" 
 from __future__ import annotations
 
 import argparse
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -83,13 +84,21 @@ def aligned(material: Material, file: Path, seed: int) -> tuple[Bag, np.ndarray]
         return bag, kept["rarity"]
 
 
+@torch.no_grad()
+def halfway(began: Student, trained: Student) -> Student:
+    """Return the mean of both: it keeps most of what the bag knew and of what was learnt since."""
+    for old, new in zip(began.parameters(), trained.parameters(), strict=True):
+        old.lerp_(new, 0.5)
+    return began
+
+
 def main() -> None:
     """Run every stage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("data", "teacher", "work", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--bag-steps", type=int, default=3600)
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--bag-steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -106,8 +115,9 @@ def main() -> None:
     student = Student(VOCAB_SIZE, WIDTH, LAYERS, POSITIONS)
     start_from_bag(student, bag, rare)
     full = options.work / "full.pt"
+    began = copy.deepcopy(student)
     average = train_full(student, material, teacher, full, steps=options.steps, seed=options.seed)
-    export(average.eval(), tokenizer_file.parent, options.out)
+    export(halfway(began, average).eval(), tokenizer_file.parent, options.out)
 
 
 if __name__ == "__main__":

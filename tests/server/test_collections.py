@@ -60,7 +60,7 @@ def test_search_with_a_filter(filled):
 
 
 def test_highlights_are_the_pieces_that_match(filled):
-    body = {"query": "pump parts 🚲", "explain": True}
+    body = {"query": "pump part 🚲", "explain": True}
     hits = filled.post("/v1/collections/parts/search", json=body).json()["hits"]
     (hit,) = (hit for hit in hits if hit["id"] == "en")
     found = {place for one in hit["matches"] if one["head"] == "sparse" for place in range(one["start"], one["end"])}

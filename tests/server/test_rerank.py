@@ -81,8 +81,9 @@ def test_inspect_shows_tokens_and_their_matches(client, encoder):
         lexical = encoder.tokenizer.tokens(embeddings.sparse.indices[slice(*embeddings.sparse.indptr[row : row + 2])])
         for token in answer[name]:
             assert (token["weight"] > 0) == (token["piece"] in lexical)
-            if token["weight"] > 0:
-                assert text[token["start"] : token["end"]].lower() == token["piece"].strip("▁")
+            # a piece of the space alone covers what stands after it
+            if token["weight"] > 0 and (piece := token["piece"].strip("▁")):
+                assert text[token["start"] : token["end"]].lower() == piece
     shared = {token["piece"] for token in answer["query"] if token["shared"]}
     assert "▁calm" in shared
     expected = embeddings.multi_vector[0] @ embeddings.multi_vector[1].T
