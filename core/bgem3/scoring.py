@@ -79,6 +79,15 @@ def dense_scores(queries: FloatArray, passages: FloatArray) -> FloatArray:
     return queries @ passages.T
 
 
+def dense_row_scores(vector: FloatArray, rows: FloatArray) -> FloatArray:
+    """Return dot products, `(dim,)` x `(n, dim)` -> `(n,)` float32.
+
+    A row's score is the same to the last bit in any company: a matrix product rounds by place and count.
+    """
+    products: FloatArray = np.vecdot(rows, vector)
+    return products
+
+
 def sparse_scores(queries: csr_array, passages: csr_array) -> FloatArray:
     """Return sums over shared token ids of the two weights' product, `(n_queries, n_passages)` float32."""
     _check_width("sparse", queries.shape[1], passages.shape[1])

@@ -6,13 +6,23 @@ from scipy.sparse import csr_array
 
 from bgem3.embeddings import M3Embeddings, MultiVectors
 from bgem3.errors import HeadNotEncodedError, InvalidInputError
-from bgem3.scoring import Scores, dense_scores, max_sim, score, sparse_scores
+from bgem3.scoring import Scores, dense_row_scores, dense_scores, max_sim, score, sparse_scores
 from bgem3.types import HEADS, Weights
 from tests.support.embeddings import head_scores, random_embeddings
 
 
 def test_dense():
     assert dense_scores(np.float32([[1, 0], [0.6, 0.8]]), np.float32([[0, 1]])).tolist() == [[0], [np.float32(0.8)]]
+
+
+@pytest.mark.parametrize("dim", [2, 256, 1024])
+def test_a_dense_score_is_the_same_bits_in_any_company(dim):
+    random = np.random.default_rng(0)
+    rows, vector = random.normal(size=(70, dim)).astype(np.float32), random.normal(size=dim).astype(np.float32)
+    scores = dense_row_scores(vector, rows)
+    np.testing.assert_allclose(scores, rows.astype(np.float64) @ vector, rtol=0, atol=1e-4)
+    for first, last in [(0, 1), (1, 6), (3, 70), (69, 70)]:
+        assert dense_row_scores(vector, rows[first:last].copy()).tolist() == scores[first:last].tolist()
 
 
 def test_sparse_counts_shared_tokens_only():

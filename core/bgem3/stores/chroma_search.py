@@ -15,6 +15,7 @@ from bgem3.errors import StoreCorruptError
 from bgem3.index.lexical import LexicalIndex
 from bgem3.index.multi_vector import Codec
 from bgem3.index.sidecar import Sidecar, StoredRow, hash_text
+from bgem3.scoring import dense_row_scores
 from bgem3.stores.chroma_client import ChromaCollection
 from bgem3.stores.filters import parse_filter, to_sql
 from bgem3.types import Chunk, FloatArray, Head, IntArray, Where
@@ -137,10 +138,7 @@ class ChromaSearcher:
         return [self.codec.decode(blob) for blob in self.sidecar.multi_vectors(rows)]
 
     def _dense_scores(self, vector: FloatArray, rows: IntArray) -> FloatArray:
-        if not len(rows):
-            return np.empty(0, dtype=np.float32)
-        products: FloatArray = self.sidecar.dense(rows) @ vector
-        return products
+        return dense_row_scores(vector, self.sidecar.dense(rows)) if len(rows) else np.empty(0, dtype=np.float32)
 
     def _nearest(self, vector: FloatArray, n: int) -> IntArray:
         n = min(n, self.collection.count())

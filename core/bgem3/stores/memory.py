@@ -14,6 +14,7 @@ from bgem3.errors import StoreClosedError, StoreNotFoundError
 from bgem3.index.lexical import LexicalIndex
 from bgem3.index.multi_vector import get_codec
 from bgem3.intake import slices
+from bgem3.scoring import dense_row_scores
 from bgem3.stores.base import check_settings
 from bgem3.stores.filters import matches, parse_filter
 from bgem3.stores.local import run_plan
@@ -184,7 +185,7 @@ class MemoryStore:
     def dense_top(self, vector: FloatArray, n: int, allowed: IntArray | None) -> tuple[IntArray, FloatArray]:
         """Return at most `n` rows and their scores, best first."""
         rows = self.all_rows(allowed)
-        scores: FloatArray = self._dense[rows] @ vector
+        scores = dense_row_scores(vector, self._dense[rows])
         if len(rows) > n:
             threshold = np.partition(scores, len(rows) - n)[len(rows) - n]
             rows, scores = rows[scores >= threshold], scores[scores >= threshold]
@@ -198,8 +199,7 @@ class MemoryStore:
     def scores(self, head: Head, query: M3Embeddings, rows: IntArray) -> FloatArray:
         """Return one head's score of each row, `(n,)` float32."""
         if head == "dense":
-            products: FloatArray = self._dense[rows] @ query.dense[0]
-            return products
+            return dense_row_scores(query.dense[0], self._dense[rows])
         if head == "sparse":
             return self._lexical.scores(query.sparse, rows)
         return self._codec.scores(query.multi_vector[0], [self._rows[row].tokens for row in rows.tolist()])

@@ -14,7 +14,7 @@ import numpy as np
 from bgem3.embeddings import M3Embeddings, MultiVectors
 from bgem3.errors import InvalidInputError, PartialWriteError, StoreClosedError, StoreError
 from bgem3.index.multi_vector import Codec, get_codec
-from bgem3.scoring import max_sim
+from bgem3.scoring import dense_row_scores, max_sim
 from bgem3.stores import milvus_rows
 from bgem3.stores.base import check_settings
 from bgem3.stores.engine import Candidates, batches, byte_batches, check_lexical, key_of, run_over, sparse_row
@@ -251,7 +251,7 @@ class MilvusStore:
         dense, sparse = milvus_rows.dense_and_sparse(rows, self._opened().vocab_size, self._opened().dim)
         scores: dict[Head, FloatArray] = {}
         if "dense" in query.heads:
-            scores["dense"] = dense @ query.dense[0]
+            scores["dense"] = dense_row_scores(query.dense[0], dense)
         if "sparse" in query.heads:
             scores["sparse"] = np.asarray((sparse @ query.sparse[[0]].T).toarray(), dtype=np.float32)[:, 0]
 
