@@ -2,7 +2,8 @@
 
 python examples/demo.py                        with the small model of this folder
 python examples/demo.py --model BAAI/bge-m3    with the real one (2.3 GB, downloaded once)
-python examples/demo.py --all                 every question, and how often each head is right
+python examples/demo.py --all                  every question, and how often each head is right
+python examples/demo.py --store qdrant         over another store: memory, chroma, qdrant or milvus
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bgem3 import ChromaStore, HybridIndex, M3Encoder
+from bgem3 import ChromaStore, HybridIndex, M3Encoder, MemoryStore, MilvusStore, QdrantStore
 from bgem3.errors import BGEM3Error
+from bgem3.stores.base import Store
 from bgem3.types import HEADS, Head, Hit, Hits, Mode
 
 try:
@@ -41,6 +43,12 @@ KINDS = {
     "exact": "a code, number or name decides",
 }
 MODES: tuple[Mode, ...] = (*HEADS, "hybrid")
+STORES: dict[str, Callable[[Path], Store]] = {
+    "memory": lambda folder: MemoryStore(),
+    "chroma": lambda folder: ChromaStore(folder, collection="demo"),
+    "qdrant": lambda folder: QdrantStore(folder / "qdrant", collection="demo"),
+    "milvus": lambda folder: MilvusStore(folder / "milvus.db", collection="demo"),
+}
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(HERE / "bge-m3-mini"), help="a folder or a hub id")
     parser.add_argument("--db", type=Path, default=Path("db/demo"), help="folder of the index (default: db/demo)")
+    parser.add_argument("--store", choices=STORES, default="chroma", help="what keeps the index (default: chroma)")
     parser.add_argument("--all", action="store_true", help="ask all questions and count the right answers")
     return parser.parse_args()
 
@@ -79,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
 
     # A folder per model: vectors of two models cannot be compared, and an index refuses the other's.
     folder = args.db / encoder.fingerprint[:12]
-    with HybridIndex(encoder, ChromaStore(folder, collection="demo")) as index:
+    with HybridIndex(encoder, STORES[args.store](folder)) as index:
         ingest(index, read_lines("collection.jsonl"), folder)
         questions = [Question(**line) for line in read_lines("questions.jsonl")]
         if args.all:

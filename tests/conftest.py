@@ -1,15 +1,26 @@
-"""A checkpoint, a hub on loopback, and an environment in which nothing of the user's own is read or changed."""
+"""A checkpoint, every store, a hub on loopback, and an environment in which nothing of the user's own is read or changed."""
+
+from __future__ import annotations
 
 import os
 import shutil
 import tempfile
 from atexit import register
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pytest
 
 from tests.support.hub import Hub
+
+if TYPE_CHECKING:
+    from pymilvus import MilvusClient
+    from qdrant_client import QdrantClient
+
+    from bgem3.stores.base import Store
 
 # huggingface_hub reads its environment once, when it is imported
 _HOME = Path(tempfile.mkdtemp(prefix="bgem3-tests-"))
@@ -27,6 +38,7 @@ os.environ |= {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+STORES = ("memory", "chroma", "qdrant", "milvus")
 CheckpointFactory = Callable[..., Path]
 
 
@@ -53,3 +65,59 @@ def hub() -> Iterator[Hub]:
     _HUB.reset()
     yield _HUB
     _HUB.reset()
+
+
+@pytest.fixture(params=STORES)
+def store_name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def milvus_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusClient]:
+    """Return a client of milvus-lite, one for all tests; of a server where BGEM3_TEST_MILVUS_URI names one."""
+    from pymilvus import MilvusClient
+
+    here = str(tmp_path_factory.mktemp("milvus") / "milvus.db")
+    client = MilvusClient(os.environ.get("BGEM3_TEST_MILVUS_URI", here))
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def qdrant_server() -> Iterator[QdrantClient | None]:
+    """Return a client of the server that BGEM3_TEST_QDRANT_URL names; None where it names none."""
+    from qdrant_client import QdrantClient
+
+    url = os.environ.get("BGEM3_TEST_QDRANT_URL")
+    client = QdrantClient(url=url, prefer_grpc=True, timeout=60) if url else None
+    yield client
+    if client:
+        client.close()
+
+
+@pytest.fixture
+def make_store(store_name: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Store]]:
+    """Return a function that makes a store of that name over the same place each time."""
+    from bgem3 import ChromaStore, MemoryStore, MilvusStore, QdrantStore
+
+    name = f"c{uuid4().hex}"
+    if store_name == "memory":
+        yield MemoryStore
+    elif store_name == "chroma":
+        yield partial(ChromaStore, tmp_path / "db")
+    elif store_name == "milvus":
+        client = request.getfixturevalue("milvus_client")
+        yield partial(MilvusStore, client=client, collection=name)
+        client.drop_collection(name)
+    else:
+        from qdrant_client import QdrantClient
+
+        client = request.getfixturevalue("qdrant_server") or QdrantClient(":memory:")
+        yield lambda codec="float16": QdrantStore(client=client, collection=name, token_datatype=codec)
+        client.delete_collection(name)
+
+
+@pytest.fixture
+def store(make_store: Callable[..., Store]) -> Store:
+    """Return an empty store of each kind."""
+    return make_store()

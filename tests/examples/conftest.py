@@ -16,9 +16,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     """Return a function that runs an example with arguments and returns what it printed."""
     monkeypatch.syspath_prepend(EXAMPLES)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")
 
-    def run_example(name: str, *arguments: str) -> str:
+    def run_example(name: str, *arguments: str, columns: int = 100) -> str:
+        monkeypatch.setenv("COLUMNS", str(columns))
         monkeypatch.setattr(sys, "argv", [name, *arguments])
         capsys.readouterr()
         runpy.run_path(str(EXAMPLES / name), run_name="__main__")

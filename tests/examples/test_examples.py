@@ -21,6 +21,7 @@ SMALL = (
     "rerank.py",
 )
 OUTPUT = "# Output:"
+FIRST_HIT = r"^[ ✓]  1  (..) +(.*?)  "
 NUMBER = re.compile(r"-?\d+\.\d+")
 
 
@@ -101,6 +102,19 @@ def test_the_second_demo_reuses_the_index_and_counts_per_kind(first_demo, demo_d
     assert counted["a code, number or name decides"][-2:] >= [85, 95]
     assert counted["answer in the same language"][-1] >= 90
     assert counted["answer in another language"][-1] >= 20
+
+
+@pytest.fixture(scope="module")
+def first_hits(first_demo):
+    return re.findall(FIRST_HIT, first_demo, re.MULTILINE)
+
+
+@pytest.mark.parametrize("store", ["memory", "qdrant", "milvus"])
+def test_the_demo_finds_the_same_over_every_store(run, first_hits, store, tmp_path):
+    printed = run("demo.py", "--store", store, "--db", str(tmp_path), columns=80)
+    assert re.findall(FIRST_HIT, printed, re.MULTILINE) == first_hits
+    assert len(first_hits) == 13
+    assert printed.count("same documents, same scores") == 2
 
 
 def test_the_demo_says_what_is_wrong_with_a_model(tmp_path):

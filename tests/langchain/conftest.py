@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bgem3 import ChromaStore, HybridIndex, M3Encoder, MemoryStore
-from bgem3.stores.base import Store
+from bgem3 import HybridIndex, M3Encoder, MemoryStore
 from langchain_bgem3 import BGEM3Embeddings
 
 TEXTS = [
@@ -61,11 +60,6 @@ def passes(embeddings: BGEM3Embeddings) -> Iterator[CountingBackend]:
     counting = shared.encoder._backend = CountingBackend(inner)
     yield counting
     shared.encoder._backend = inner
-
-
-@pytest.fixture(params=["memory", "chroma"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return MemoryStore() if request.param == "memory" else ChromaStore(tmp_path / "db")
 
 
 @pytest.fixture

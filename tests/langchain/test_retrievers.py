@@ -202,3 +202,26 @@ class TestRescoring:
             BGEM3Retriever.from_vectorstore(other, embeddings, k=0)
         with pytest.raises(InvalidInputError, match="fetch_k: expected a whole number >= 1"):
             BGEM3Retriever.from_vectorstore(other, embeddings).invoke(QUERY, fetch_k=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"strategy": "rrf"}, {"strategy": "cascade"}, {"mode": "sparse"}], ids=str)
+def test_every_store_finds_what_is_found_in_memory(make_store, embeddings, options):
+    answers = []
+    for store in (MemoryStore(), make_store(codec="float32")):
+        vectorstore = BGEM3VectorStore(embeddings, store=store)
+        documents = [Document(text, metadata={"n": n}) for n, text in enumerate(TEXTS)]
+        vectorstore.add_documents(documents, ids=[f"t{n}" for n in range(len(TEXTS))])
+        vectorstore.delete(["t3"])
+        retriever = BGEM3Retriever(index=vectorstore.index, k=3, **options)
+        found = [
+            retriever.invoke(QUERY),
+            retriever.invoke("4711-B"),
+            retriever.invoke(QUERY, filter={"n": {"$gte": 1}}),
+        ]
+        answers.append([(document.id, document.metadata.pop("relevance_score")) for one in found for document in one])
+        assert [document.id for document in vectorstore.similarity_search(QUERY, k=3, **options)] == [
+            document.id for document in found[0]
+        ]
+        vectorstore.close()
+    assert [id_ for id_, _ in answers[0]] == [id_ for id_, _ in answers[1]]
+    assert [score for _, score in answers[0]] == pytest.approx([score for _, score in answers[1]], abs=2e-3)

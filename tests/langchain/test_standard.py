@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from langchain_core.embeddings import DeterministicFakeEmbedding
@@ -15,7 +14,7 @@ from langchain_tests.integration_tests import (
 from langchain_tests.integration_tests.indexer import AsyncDocumentIndexTestSuite, DocumentIndexerTestSuite
 from langchain_tests.unit_tests import EmbeddingsUnitTests
 
-from bgem3 import ChromaStore, HybridIndex, MemoryStore
+from bgem3 import HybridIndex
 from langchain_bgem3 import BGEM3DocumentIndex, BGEM3Embeddings, BGEM3Retriever, BGEM3VectorStore
 from langchain_bgem3.rescoring import BGEM3RescoringRetriever
 
@@ -74,29 +73,20 @@ class TestRescoringRetriever(TestRetriever):
         return {"source": self.source, "encoder": self.index.encoder}
 
 
-class VectorStoreCases(VectorStoreIntegrationTests):
+class TestVectorStore(VectorStoreIntegrationTests):
     @pytest.fixture(params=["foreign", "bgem3"])
     def embedding(self, request):
         return self.get_embeddings() if request.param == "foreign" else request.getfixturevalue("embeddings")
 
-
-class TestVectorStoreInMemory(VectorStoreCases):
     @pytest.fixture
-    def vectorstore(self, embedding) -> BGEM3VectorStore:
-        return BGEM3VectorStore(embedding)
+    def vectorstore(self, embedding, store) -> Iterator[BGEM3VectorStore]:
+        made = BGEM3VectorStore(embedding, store=store)
+        yield made
+        made.close()
 
 
-class TestVectorStoreOnChroma(VectorStoreCases):
-    @pytest.fixture
-    def vectorstore(self, embedding, tmp_path: Path) -> Iterator[BGEM3VectorStore]:
-        store = BGEM3VectorStore(embedding, persist_directory=tmp_path / "db")
-        yield store
-        store.close()
-
-
-@pytest.fixture(params=["memory", "chroma"])
-def document_index(request, encoder, tmp_path: Path) -> Iterator[BGEM3DocumentIndex]:
-    store = MemoryStore() if request.param == "memory" else ChromaStore(tmp_path / "db")
+@pytest.fixture
+def document_index(encoder, store) -> Iterator[BGEM3DocumentIndex]:
     with HybridIndex(encoder, store) as index:
         yield BGEM3DocumentIndex(index=index)
 

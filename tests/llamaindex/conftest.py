@@ -1,4 +1,4 @@
-"""A model, a spy on its forward pass, and every store our LlamaIndex classes stand on."""
+"""A model and a spy on its forward pass."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from bgem3 import ChromaStore, MemoryStore
-from bgem3.stores.base import Store
 from llamaindex_bgem3 import BGEM3Embedding
 
 
@@ -43,8 +41,3 @@ def passes(embed_model: BGEM3Embedding) -> Iterator[CountingBackend]:
     counting = shared.encoder._backend = CountingBackend(inner)
     yield counting
     shared.encoder._backend = inner
-
-
-@pytest.fixture(params=["memory", "chroma"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return MemoryStore() if request.param == "memory" else ChromaStore(tmp_path / "db")

@@ -8,7 +8,7 @@ from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
 from bgem3 import MemoryStore, Reranker, Weights
 from bgem3.embeddings import M3Embeddings
 from bgem3.errors import InvalidFilterError, InvalidInputError
-from llamaindex_bgem3 import BGEM3Retriever
+from llamaindex_bgem3 import BGEM3Retriever, BGEM3VectorStore
 from llamaindex_bgem3.engine import join_queries
 from tests.llamaindex.conformance import RetrieverConformance, equals, ids_of, nodes_of, scores_of
 
@@ -133,3 +133,22 @@ def test_bad_depth_over_another_retriever(embed_model):
     inner = BGEM3Retriever.from_nodes([], embed_model)
     with pytest.raises(InvalidInputError, match="k: expected a whole number >= 1"):
         BGEM3Retriever.from_retriever(inner, embed_model, similarity_top_k=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"strategy": "rrf"}, {"strategy": "cascade"}, {"mode": "sparse"}], ids=str)
+def test_every_store_finds_what_is_found_in_memory(make_store, embed_model, options):
+    even = MetadataFilters(filters=[MetadataFilter(key="parity", value="even")])
+    answers = []
+    for store in (MemoryStore(), make_store(codec="float32")):
+        vector_store = BGEM3VectorStore.from_store(store, embed_model)
+        vector_store.add(nodes_of(*NODES))
+        vector_store.delete_nodes(["n1"])
+        found = []
+        for filters in (None, even):
+            retriever = BGEM3Retriever(vector_store.client, similarity_top_k=3, filters=filters, **options)
+            found += [(one.node_id, one.score) for text in ("the cat sat", "dog") for one in retriever.retrieve(text)]
+        answers.append(found)
+        vector_store.client.close()
+    assert answers[0]
+    assert [id_ for id_, _ in answers[0]] == [id_ for id_, _ in answers[1]]
+    assert [score for _, score in answers[0]] == pytest.approx([score for _, score in answers[1]], abs=2e-3)
