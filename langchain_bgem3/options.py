@@ -34,20 +34,20 @@ def to_options(given: Mapping[str, Any]) -> SearchOptions:
     """
     options = {name: value for name, value in given.items() if name != "filter"}
     options["where"] = given.get("filter") or None
-    options["weights"] = to_weights(given.get("weights"))
+    options["weights"] = None if given.get("weights") is None else to_weights(given["weights"])
     checked = cast("SearchOptions", options)
     make_plan(checked)
     return checked
 
 
-def relevance(score: float, options: SearchOptions) -> float:
+def relevance(score: float, plan: SearchPlan) -> float:
     """Return a score as LangChain's relevance score, in [0, 1]; the order stays.
 
     Dense, multi-vector and hybrid scores are cosines or means of them and stand as they are, a negative
     one as 0; so does the sparse score, one above 1 as 1. A rank fusion score is divided by the
     highest one possible: 1 is first in every list.
     """
-    return min(1.0, max(0.0, score / _highest(make_plan(options))))
+    return min(1.0, max(0.0, score / _highest(plan)))
 
 
 def _highest(plan: SearchPlan) -> float:

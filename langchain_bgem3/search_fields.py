@@ -32,7 +32,7 @@ class SearchFields(BaseRetriever):
     index: SkipValidation[HybridIndex] = Field(description="Where chunks live.")
     k: SkipValidation[int] = Field(default=4, description="Documents returned.")
     mode: SkipValidation[Mode] = Field(default="hybrid", description="dense, sparse, multi_vector or hybrid.")
-    strategy: SkipValidation[Strategy] = Field(default="union", description="union, cascade or rrf.")
+    strategy: SkipValidation[Strategy | None] = Field(default=None, description="union, cascade or rrf.")
     fetch_k: SkipValidation[int] = Field(default=100, description="Candidates taken from dense and from sparse.")
     weights: SkipValidation[WeightsLike | None] = Field(default=None, description="How much each head counts.")
     rrf_k: SkipValidation[int] = Field(default=60, description="Dampens the first ranks under rrf.")

@@ -96,7 +96,7 @@ class BGEM3VectorStore(VectorStore):
         collection_name: str = DEFAULT_COLLECTION,
         lexical: Lexical = "m3",
         mode: Mode | None = None,
-        strategy: Strategy = "union",
+        strategy: Strategy | None = None,
         weights: WeightsLike | None = None,
         fetch_k: int = 100,
     ) -> None:
@@ -284,10 +284,7 @@ class BGEM3VectorStore(VectorStore):
             k: Documents returned.
             fetch_k: Documents to choose from.
             lambda_mult: 1 is relevance alone, 0 diversity alone.
-            kwargs: Those of `similarity_search`.
-
-        Raises:
-            InvalidInputError: an option is unknown or out of range.
+            kwargs: Those of `similarity_search`, as the errors are.
         """
         options = self._options(max(k, fetch_k), kwargs)
         return self._diverse(self.index.search(query, **options), options, k, lambda_mult)
@@ -347,21 +344,24 @@ class BGEM3VectorStore(VectorStore):
         self.index.close()
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
-        options = to_options(self._defaults)
-        return lambda score: relevance(score, options)
+        plan = self.index.plan(**to_options(self._defaults))
+        return lambda score: relevance(score, plan)
 
     def _similarity_search_with_relevance_scores(
         self, query: str, k: int = 4, **kwargs: Any
     ) -> list[tuple[Document, float]]:
         options = self._options(k, kwargs)
-        return [(to_document(hit), relevance(hit.score, options)) for hit in self.index.search(query, **options)]
+        return self._relevant(self.index.search(query, **options), options)
 
     async def _asimilarity_search_with_relevance_scores(
         self, query: str, k: int = 4, **kwargs: Any
     ) -> list[tuple[Document, float]]:
         options = self._options(k, kwargs)
-        hits = await self.index.asearch(query, **options)
-        return [(to_document(hit), relevance(hit.score, options)) for hit in hits]
+        return self._relevant(await self.index.asearch(query, **options), options)
+
+    def _relevant(self, hits: Sequence[Hit], options: SearchOptions) -> list[tuple[Document, float]]:
+        plan = self.index.plan(**options)
+        return [(to_document(hit), relevance(hit.score, plan)) for hit in hits]
 
     def _options(self, k: int, kwargs: dict[str, Any]) -> SearchOptions:
         options = to_options({**self._defaults, **kwargs, "k": k})
@@ -391,7 +391,7 @@ class BGEM3VectorStore(VectorStore):
         if not there:
             return []
         chosen = most_diverse(
-            [relevance(hit.score, options) for hit in there],
+            [score for _, score in self._relevant(there, options)],
             np.stack([vectors[hit.id] for hit in there]),
             k=k,
             lambda_mult=lambda_mult,

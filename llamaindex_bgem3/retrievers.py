@@ -48,7 +48,7 @@ class BGEM3Retriever(BaseRetriever):
         *,
         similarity_top_k: int = 10,
         mode: Mode = "hybrid",
-        strategy: Strategy = "union",
+        strategy: Strategy | None = None,
         fetch_k: int = 100,
         weights: Weights | None = None,
         rrf_k: int = 60,

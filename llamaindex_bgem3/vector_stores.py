@@ -44,15 +44,15 @@ class BGEM3VectorStore(BasePydanticVectorStore):
     kept within 2 GiB, and what falls out is encoded again.
 
     Modes: `default` by the dense head, `sparse` and `text_search` by the sparse head, `hybrid` by
-    all three, `mmr` by the dense head with less repetition (it encodes the candidates again).
+    all three, `mmr` by the dense head with less repetition.
 
     Args:
         index: Where nodes live. `index.close()` closes it.
         is_embedding_query: Take the dense vector of a query from the index's embedding model, so that
             query transforms (HyDE) count. False: the store encodes queries itself, and the
             embedding model may be a mock.
-        weights: How much each head counts in hybrid mode where the query names no `alpha`; None:
-            `Weights.balanced`.
+        weights: How much each head counts in hybrid mode where the query names no `alpha`; see
+            `HybridIndex.search`.
         multi_vector_weight: What the multi-vector head counts beside `alpha` for dense and
             `1 - alpha` for sparse. `alpha` 1 is the dense head alone, 0 the sparse head alone.
         strategy: How hybrid joins the heads; see `HybridIndex.search`.
@@ -75,10 +75,10 @@ class BGEM3VectorStore(BasePydanticVectorStore):
     stores_text: bool = True
     is_embedding_query: bool = True
     flat_metadata: bool = False
-    weights: Weights = Weights.balanced
+    weights: Weights | None = None
     # The balanced preset's share beside dense and sparse: 1 / (1 + 0.3).
     multi_vector_weight: float = Field(default=0.77, ge=0)
-    strategy: Strategy = "union"
+    strategy: Strategy | None = None
     fetch_k: int = Field(default=100, ge=1)
     rrf_k: int = Field(default=60, ge=1)
 
@@ -91,7 +91,7 @@ class BGEM3VectorStore(BasePydanticVectorStore):
         is_embedding_query: bool = True,
         weights: Weights | None = None,
         multi_vector_weight: float = 0.77,
-        strategy: Strategy = "union",
+        strategy: Strategy | None = None,
         fetch_k: int = 100,
         rrf_k: int = 60,
     ) -> None:
@@ -99,7 +99,7 @@ class BGEM3VectorStore(BasePydanticVectorStore):
 
         fields: dict[str, Any] = {
             "is_embedding_query": is_embedding_query,
-            "weights": weights or Weights.balanced,
+            "weights": weights,
             "multi_vector_weight": multi_vector_weight,
             "strategy": strategy,
             "fetch_k": fetch_k,
@@ -305,12 +305,13 @@ class BGEM3VectorStore(BasePydanticVectorStore):
         k = query.similarity_top_k
         options: SearchOptions = {**self._options(query), "k": max(4 * k, 20)}
         hits = self._own.search(embeddings, **options)
-        vectors = self._own.shared.encode([hit.text for hit in hits], "dense").dense
+        vectors = self.client.dense_vectors([hit.id for hit in hits])
+        there = [hit for hit in hits if hit.id in vectors]
         _, chosen = get_top_k_mmr_embeddings(
             embeddings.dense[0].tolist(),
-            vectors.tolist(),
+            [vectors[hit.id].tolist() for hit in there],
             similarity_fn=lambda left, right: float(np.dot(left, right)),
             similarity_top_k=k,
             mmr_threshold=query.mmr_threshold,
         )
-        return [hits[i] for i in chosen]
+        return [there[i] for i in chosen]

@@ -15,12 +15,7 @@ from tqdm.auto import tqdm
 
 from bgem3.embeddings import M3Embeddings
 from bgem3.encoder import M3Encoder
-from bgem3.errors import (
-    IndexMismatchError,
-    InvalidInputError,
-    SettingsWarning,
-    StoreClosedError,
-)
+from bgem3.errors import IndexMismatchError, InvalidInputError, SettingsWarning, StoreClosedError
 from bgem3.index_settings import LENGTHS, differences, encode_passages, settings_of
 from bgem3.ingestion import Prepared, overlapped, text_slices
 from bgem3.intake import check_id, check_ids, check_new, checked_chunks
@@ -203,7 +198,7 @@ class HybridIndex:
 
     def search_many(self, queries: Sequence[str], **options: Unpack[SearchOptions]) -> list[Hits]:
         """Search for several queries, encoded together; options and errors are those of `search`."""
-        plan = self._plan(options)
+        plan = self.plan(**options)
         self._check_can_search()
         heads = self._model_heads(plan)
         embeddings = self.encoder.encode_queries(queries, heads=heads) if heads else None
@@ -215,13 +210,23 @@ class HybridIndex:
         Under `lexical="bm25"` their sparse rows must be token counts. With `explain=True` the matches name
         tokens by id and position only, since the queries' texts are not known here.
         """
-        plan = self._plan(options)
+        plan = self.plan(**options)
         self._check_can_search()
         return self._run(queries, plan)
 
+    def plan(self, **options: Unpack[SearchOptions]) -> SearchPlan:
+        """Return what a search with these options does: checked, and with what was tuned where they name neither.
+
+        Raises:
+            InvalidInputError: an option is unknown or out of range.
+        """
+        if options.get("strategy") is None and options.get("weights") is None:
+            return make_plan({**options, **self._tuned.options})
+        return make_plan(options)
+
     async def asearch(self, query: str, **options: Unpack[SearchOptions]) -> Hits:
         """Do what `search` does, beside the event loop; concurrent callers share forward passes."""
-        plan = self._plan(options)
+        plan = self.plan(**options)
         self._check_can_search()
         heads = self._model_heads(plan)
         embeddings = await self.encoder.aencode_queries([query], heads=heads) if heads else None
@@ -371,11 +376,6 @@ class HybridIndex:
                 # Another thread replaced or deleted these since they were looked up.
                 self.store.upsert(changed, self._encode(changed))
         return len(prepared)
-
-    def _plan(self, options: SearchOptions) -> SearchPlan:
-        if options.get("strategy") is None and options.get("weights") is None:
-            return make_plan({**options, **self._tuned.options})
-        return make_plan(options)
 
     def _check_closed(self) -> None:
         if self._closed:

@@ -12,6 +12,7 @@ from langchain_core.documents import Document
 import langchain_bgem3
 from bgem3 import Weights
 from bgem3.errors import InvalidInputError
+from bgem3.types import make_plan
 from langchain_bgem3 import BGEM3DocumentIndex
 from langchain_bgem3.diversity import most_diverse
 from langchain_bgem3.options import relevance, to_options, to_weights
@@ -28,7 +29,7 @@ def test_weights():
 def test_options():
     options = to_options({"k": 3, "filter": {"a": 1}, "weights": {"dense": 1}})
     assert options == {"k": 3, "where": {"a": 1}, "weights": Weights(1, 0, 0)}
-    assert to_options({"filter": {}})["where"] is None
+    assert to_options({"filter": {}}) == {"where": None, "weights": None}
     with pytest.raises(InvalidInputError, match="unknown search options top"):
         to_options({"top": 3})
 
@@ -49,7 +50,7 @@ def test_options():
     ],
 )
 def test_relevance(score, options, expected):
-    assert relevance(score, options) == pytest.approx(expected)
+    assert relevance(score, make_plan(options)) == pytest.approx(expected)
 
 
 def test_diversity():

@@ -8,8 +8,9 @@ from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.runnables import RunnableLambda, RunnablePassthrough
 from langchain_core.vectorstores import InMemoryVectorStore
 
-from bgem3 import MemoryStore, Weights
+from bgem3 import HybridIndex, MemoryStore, Weights
 from bgem3.errors import InvalidFilterError, InvalidInputError
+from bgem3.tuned import Tuned
 from langchain_bgem3 import BGEM3Retriever, BGEM3VectorStore
 from tests.langchain.conftest import TEXTS
 
@@ -46,6 +47,19 @@ async def test_async_gives_the_same(retriever):
     assert [[d.id for d in found] for found in await retriever.abatch([QUERY, "Honey"])] == [
         [d.id for d in found] for found in retriever.batch([QUERY, "Honey"])
     ]
+
+
+def test_what_was_tuned_decides_where_nothing_is_named(embeddings):
+    tuned = HybridIndex(embeddings.encoder, MemoryStore(), tuned=Tuned("rrf", Weights(0, 1, 0)))
+    retriever, store = BGEM3Retriever(index=tuned), BGEM3VectorStore(index=tuned)
+    store.add_texts(TEXTS)
+    best = retriever.invoke(QUERY, k=1)[0].metadata["relevance_score"]
+    # first by the sparse head: 1 / (60 + 1)
+    assert best == pytest.approx(1 / 61)
+    assert store.similarity_search_with_score(QUERY, k=1)[0][1] == best
+    # of the highest score possible
+    assert store.similarity_search_with_relevance_scores(QUERY, k=1)[0][1] == pytest.approx(1)
+    assert retriever.invoke(QUERY, k=1, strategy="union")[0].metadata["relevance_score"] > 0.1
 
 
 def test_head_scores_on_demand(index):

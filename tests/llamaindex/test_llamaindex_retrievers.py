@@ -3,11 +3,12 @@ from __future__ import annotations
 import pytest
 from llama_index.core import StorageContext, VectorStoreIndex
 from llama_index.core.schema import IndexNode, QueryBundle, TextNode
-from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
+from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters, VectorStoreQuery, VectorStoreQueryMode
 
-from bgem3 import MemoryStore, Reranker, Weights
+from bgem3 import HybridIndex, MemoryStore, Reranker, Weights
 from bgem3.embeddings import M3Embeddings
 from bgem3.errors import InvalidFilterError, InvalidInputError
+from bgem3.tuned import Tuned
 from llamaindex_bgem3 import BGEM3Retriever, BGEM3VectorStore
 from llamaindex_bgem3.engine import join_queries
 from tests.llamaindex.conformance import RetrieverConformance, equals, ids_of, nodes_of, scores_of
@@ -152,3 +153,16 @@ def test_every_store_finds_what_is_found_in_memory(make_store, embed_model, opti
     assert answers[0]
     assert [id_ for id_, _ in answers[0]] == [id_ for id_, _ in answers[1]]
     assert [score for _, score in answers[0]] == pytest.approx([score for _, score in answers[1]], abs=2e-3)
+
+
+def test_what_was_tuned_decides_where_nothing_is_named(embed_model):
+    index = HybridIndex(embed_model.shared.encoder, MemoryStore(), tuned=Tuned("rrf", Weights(0, 1, 0)))
+    store = BGEM3VectorStore(index)
+    nodes = nodes_of(*NODES)
+    store.add(nodes)
+    question = nodes[0].get_content()
+    hybrid = VectorStoreQuery(query_str=question, similarity_top_k=1, mode=VectorStoreQueryMode.HYBRID)
+    # first by the sparse head: 1 / (60 + 1)
+    assert store.query(hybrid).similarities == [pytest.approx(1 / 61)]
+    assert scores_of(BGEM3Retriever(index, similarity_top_k=1).retrieve(question)) == [pytest.approx(1 / 61)]
+    assert scores_of(BGEM3Retriever(index, similarity_top_k=1, strategy="union").retrieve(question))[0] > 0.1
