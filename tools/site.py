@@ -115,7 +115,7 @@ def benchmarks_page() -> str:
     for script in sorted((ROOT / "benchmarks").glob("[!_]*.py")):
         own = [path for path in kept if re.sub(r"^\d{4}-\d\d-\d\d-", "", path.stem).startswith(script.stem)]
         question = (ast.get_docstring(ast.parse(script.read_text("utf-8"))) or script.stem).split("\n")[0]
-        parts.append(f"## {question}\n\nScript: `benchmarks/{script.name}`\n")
+        parts.append(f"## {script.stem.capitalize()}\n\n{question} Script: `benchmarks/{script.name}`\n")
         parts += [shown(path) for path in own] or ["No result is kept.\n"]
         kept = [path for path in kept if path not in own]
     if kept:
