@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+from bgem3.backends.accelerator import has_cuda
 from bgem3.backends.base import Backend
 from bgem3.backends.processor import has_bfloat16
 from bgem3.checkpoint import Checkpoint
@@ -86,14 +87,14 @@ def _packed_backend(
     name: str, checkpoint: Checkpoint, precision: str, device: str | None, num_threads: int | None, show_progress: bool
 ) -> Backend:
     """Load a converted form, which is made now where it is missing, or the official graph as it is."""
-    from bgem3.backends.packed import PackedBackend, onnx_run, openvino_run
-    from bgem3.convert import find_or_convert
-
     published = checkpoint.onnx_path is not None and converted_form(checkpoint.folder, precision) is None
     if published and name == "onnx" and precision == "float32" and device in (None, "cpu"):
         from bgem3.backends.onnx import OnnxBackend
 
         return OnnxBackend(checkpoint, num_threads=num_threads)
+    from bgem3.backends.packed import PackedBackend, onnx_run, openvino_run
+    from bgem3.convert import find_or_convert
+
     form = "float32" if precision == "bfloat16" else precision
     folder = find_or_convert(checkpoint, form, show_progress=show_progress)
     if name == "onnx":
@@ -165,9 +166,6 @@ def _choose_backend(device: str | None, precision: str) -> tuple[str, str | None
         return "openvino" if _has("openvino") and precision == "bfloat16" else "auto", device
     if precision in ("bfloat16", "float16"):
         return "torch", device
-    if device is None:
-        import torch
-
-        if torch.cuda.is_available():
-            return "torch", "cuda"
+    if device is None and has_cuda():
+        return "torch", "cuda"
     return "torch" if precision == "auto" and has_bfloat16() else "auto", device

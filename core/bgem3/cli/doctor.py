@@ -6,8 +6,6 @@ import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from bgem3.cli.options import JsonOption, ModelOption
@@ -58,25 +56,20 @@ def _version(name: str) -> str | None:
 
 
 def _processor() -> dict[str, Any]:
-    flags = _cpu_flags()
-    able = {name: next((flag for flag in wanted if flag in flags), None) for name, wanted in _FLAGS.items()}
-    return {"cores": os.cpu_count(), "bf16": able["bf16"], "int8": able["int8"], "known": bool(flags)}
+    from bgem3.backends.processor import flags
 
-
-def _cpu_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return set()
-    return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.partition(":")[2].split()}
+    able = {name: next((flag for flag in wanted if flag in flags()), None) for name, wanted in _FLAGS.items()}
+    return {"cores": os.cpu_count(), "bf16": able["bf16"], "int8": able["int8"], "known": bool(flags())}
 
 
 def _gpu() -> str | None:
-    if find_spec("torch") is None:
+    from bgem3.backends.accelerator import has_cuda
+
+    if not has_cuda():
         return None
     import torch
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return torch.cuda.get_device_name()
 
 
 def _model(name: str) -> dict[str, Any]:
