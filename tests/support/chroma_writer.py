@@ -13,6 +13,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from itertools import count
 from pathlib import Path
 
@@ -20,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import chromadb  # noqa: F401  # so that a forked process need not
 
+from bgem3.stores import chroma_client
 from bgem3.stores.chroma import ChromaStore
 from bgem3.types import Chunk
 from tests.support.vectors import SETTINGS, embed
@@ -27,6 +29,8 @@ from tests.support.vectors import SETTINGS, embed
 COLLECTIONS = ("one", "two")
 IDS = [f"chunk {i}" for i in range(60)]
 Versions = tuple[int, int]
+# Chroma saves its graph so often that many kills fall into a save.
+SAVED_EVERY = 20
 
 
 def make_chunk(id_: str, version: int, metadata_version: int | None = None) -> Chunk:
@@ -37,6 +41,7 @@ def make_chunk(id_: str, version: int, metadata_version: int | None = None) -> C
 
 def main(folder: str) -> None:
     """Fork a writer for each line on stdin."""
+    chroma_client._HNSW["sync_threshold"] = SAVED_EVERY
     for line in sys.stdin:
         child = os.fork()
         if not child:
@@ -98,6 +103,7 @@ class Writers:
     def __init__(self, folder: Path) -> None:
         arguments = [sys.executable, __file__, str(folder)]
         self._process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        self._folder = folder
         self._child = 0
         self.state: dict[str, list[int]] = {}
         self.began: dict[str, list[int] | None] = {}
@@ -112,6 +118,14 @@ class Writers:
         for _ in range(n):
             self._apply(self._process.stdout.readline())
             self._apply(self._process.stdout.readline())
+
+    def await_save(self, seconds: float) -> None:
+        """Wait until Chroma begins to save a graph, at most so long, without giving the processor away."""
+        files = [path for path in self._folder.glob("*/*.bin") if path.name in ("header.bin", "data_level0.bin")]
+        before = [path.stat().st_mtime_ns for path in files]
+        end = time.monotonic() + seconds
+        while [path.stat().st_mtime_ns for path in files] == before and time.monotonic() < end:
+            pass
 
     def kill(self) -> None:
         """Kill the writer; take note of what it had been told."""

@@ -132,6 +132,18 @@ class Sidecar:
         """Return a number that rises with each commit, also of other processes."""
         return int(self.database.value("SELECT value FROM meta WHERE key = 'generation'"))
 
+    def graph(self) -> str | None:
+        """Return what was noted of the store's own files; None: no process died while it changed them."""
+        found = self.database.select("SELECT value FROM meta WHERE key = 'graph'")
+        return str(found[0][0]) if found else None
+
+    def note_graph(self, state: str | None) -> None:
+        """Note a state of the store's own files, on disk when it returns; None: they agree."""
+        if state is None:
+            self.database.run("DELETE FROM meta WHERE key = 'graph'")
+        else:
+            self.database.run("INSERT OR REPLACE INTO meta VALUES ('graph', ?)", [state])
+
     def begin_upsert(self, chunks: Sequence[Chunk], embeddings: M3Embeddings, blobs: Sequence[bytes]) -> list[Pending]:
         """Put new rows down, not live yet, and what is pending; return it in the order of the chunks."""
         old = self.rows_of([chunk.id for chunk in chunks])

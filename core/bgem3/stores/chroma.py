@@ -14,7 +14,6 @@ from scipy.sparse import csr_array
 
 from bgem3.embeddings import M3Embeddings
 from bgem3.errors import (
-    IndexMismatchError,
     InvalidInputError,
     StoreClosedError,
     StoreError,
@@ -27,7 +26,9 @@ from bgem3.index.sidecar import Pending, Sidecar, hash_text, new_rows, old_rows
 from bgem3.index.snapshot import Snapshot
 from bgem3.index_settings import encode_passages, settings_of
 from bgem3.stores.base import check_settings
-from bgem3.stores.chroma_client import ChromaCollection, check_keys, require_collection
+from bgem3.stores.chroma_client import check_keys, require_collection
+from bgem3.stores.chroma_graph import Graph
+from bgem3.stores.chroma_opening import Opener
 from bgem3.stores.chroma_search import ChromaSearcher, retried
 from bgem3.stores.local import run_plan
 from bgem3.stores.writer_lock import WriterLock
@@ -260,9 +261,11 @@ class ChromaStore:
             if self._opened and not self._closed:
                 if self._writer.held:
                     self._snapshot.keep_up(self._searcher.lexical.segments(), _SAVED_AT_END)
+                self._collection.close()
+                if self._writer.held:
+                    self._graph.settle()
                 self._sidecar.close()
                 self._writer.release()
-                self._collection.close()
             self._closed = True
 
     def _change(self, pending: Sequence[Pending], change: Callable[[], None], sparse: csr_array | None = None) -> None:
@@ -305,7 +308,13 @@ class ChromaStore:
         try:
             self._settings = self._agree(settings)
             self._codec: Codec = get_codec(self._sidecar.codec, self._settings.multi_dim)
-            self._collection = self._connect()
+            graph = Graph(self._path, self._name, lock=Path(f"{stem}.graph.lock"), sidecar=self._sidecar)
+            self._graph = graph
+            self._opener = Opener(
+                self._name, self._sidecar, self._writer, graph,
+                path=self._path, client=self._client, adopt=self._adopts,
+            )  # fmt: skip
+            self._collection = self._opener.open()
             self._settle_after_crash()
             self._load()
         except BaseException:
@@ -321,18 +330,6 @@ class ChromaStore:
             raise StoreNotFoundError(f"{self._sidecar.path}: nothing was stored yet. Fix: pass it to HybridIndex")
         check_settings(self._sidecar.settings, settings or self._sidecar.settings)
         return self._sidecar.settings
-
-    def _connect(self) -> ChromaCollection:
-        collection = ChromaCollection(
-            self._name, self._sidecar.uuid, path=self._path, client=self._client, adopt=self._adopts
-        )
-        if self._sidecar.count() and not collection.count():
-            collection.close()
-            raise IndexMismatchError(
-                f"collection {self._name!r} is empty, {self._sidecar.path} is not: Chroma's files are gone. "
-                f"Fix: restore them, or delete the sidecar and add the texts again"
-            )
-        return collection
 
     def _settle_after_crash(self) -> None:
         """Settle what a crash left, unless another process is writing it right now."""
@@ -364,7 +361,7 @@ class ChromaStore:
     def _reconnect(self) -> None:
         """Open Chroma again: its client keeps vectors that went, and can hang after a disk was full."""
         self._collection.close()
-        self._collection = self._searcher.collection = self._connect()
+        self._collection = self._searcher.collection = self._opener.reopen()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -377,6 +374,9 @@ class ChromaStore:
         """Hold one state of the parts, for those that look into them."""
         with self._lock:
             self._check_open()
+            if self._opener.torn():
+                self._collection.close()
+                self._collection = self._searcher.collection = self._opener.open()
             with self._sidecar.snapshot():
                 self._refresh()
                 yield self._searcher

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,6 +18,7 @@ from bgem3.errors import (
     StoreNotFoundError,
     StoreWriteError,
 )
+from bgem3.stores.chroma_graph import Graph
 from bgem3.types import Chunk, FloatArray
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class ChromaCollection:
     Args:
         name: The collection's name.
         owner: The sidecar's uuid, written into a new collection and checked in an old one.
+        graph: Guards the files that each change may rewrite.
         path: Folder of an embedded Chroma, or None with `client`.
         client: A Chroma client, which stays open on `close`.
         adopt: Take a collection that another program made, and mark it.
@@ -49,16 +51,27 @@ class ChromaCollection:
     """
 
     def __init__(
-        self, name: str, owner: str, *, path: Path | None, client: ClientAPI | None, adopt: bool = False
+        self,
+        name: str,
+        owner: str,
+        graph: Graph,
+        *,
+        path: Path | None,
+        client: ClientAPI | None,
+        adopt: bool = False,
     ) -> None:
         self.name = name
+        self._graph = graph
         self._owns_client = client is None
         with self.errors(StoreError):
             self._client = client or _embedded_client(path)
             self._collection = self._client.get_or_create_collection(
                 name, metadata={_OWNER: owner}, configuration=cast(Any, {"hnsw": _HNSW}), embedding_function=None
             )
-            self._batch = min(_BATCH, self._client.get_max_batch_size())
+            # Not more than Chroma takes between two times it saves the graph: see `Graph.changing`.
+            described = self._collection.configuration_json.get("hnsw") or {}
+            saved_every = int(described.get("sync_threshold") or _BATCH)
+            self._batch = min(_BATCH, self._client.get_max_batch_size(), saved_every)
         found = self.owner
         if adopt and found is None:
             self._mark(owner)
@@ -121,13 +134,22 @@ class ChromaCollection:
         return {id_: list(chunk.metadata) for id_, (chunk, _) in self.get(ids).items()}
 
     def dense(self, ids: Sequence[str]) -> dict[str, FloatArray]:
-        """Return the dense vector, `(dim,)` float32, of each chunk that exists, by id."""
+        """Return the dense vector, `(dim,)` float32, of each chunk that has one, by id."""
         found: dict[str, FloatArray] = {}
         for part in self._parts(len(ids)):
-            with self.errors(StoreError):
-                got = self._collection.get(ids=list(ids[part]), include=["embeddings"])
-            found.update(zip(got["ids"], np.asarray(got["embeddings"], dtype=np.float32), strict=True))
+            found |= self._dense(list(ids[part]))
         return found
+
+    def _dense(self, ids: list[str]) -> dict[str, FloatArray]:
+        try:
+            with self.errors(StoreError):
+                got = self._collection.get(ids=ids, include=["embeddings"])
+        except StoreError as error:
+            if "finding id" not in str(error):
+                raise
+            half = len(ids) // 2  # Chroma names no chunk that the graph lost
+            return self._dense(ids[:half]) | self._dense(ids[half:]) if half else {}
+        return dict(zip(got["ids"], np.asarray(got["embeddings"], dtype=np.float32), strict=True))
 
     def upsert(
         self,
@@ -146,33 +168,38 @@ class ChromaCollection:
                 drops a key that is set to None.
         """
         metadatas = _metadatas(chunks, rows, stale_keys)
-        for part in self._parts(len(chunks)):
-            self._collection.upsert(
+        self._change(
+            len(chunks),
+            lambda part: self._collection.upsert(
                 ids=[chunk.id for chunk in chunks[part]],
                 documents=[chunk.text for chunk in chunks[part]],
                 metadatas=cast(Any, metadatas[part]),
                 embeddings=cast(Any, dense[part]),
-            )
+            ),
+        )
 
     def replace_metadata(
         self, chunks: Sequence[Chunk], rows: Sequence[int], stale_keys: Mapping[str, Sequence[str]]
     ) -> None:
         """Give chunks other metadata and point them at other rows; arguments as for `upsert`."""
         metadatas = _metadatas(chunks, rows, stale_keys)
-        for part in self._parts(len(chunks)):
-            ids = [chunk.id for chunk in chunks[part]]
-            self._collection.update(ids=ids, metadatas=cast(Any, metadatas[part]))
+        ids = [chunk.id for chunk in chunks]
+        self._change(
+            len(chunks), lambda part: self._collection.update(ids=ids[part], metadatas=cast(Any, metadatas[part]))
+        )
 
-    def replace_dense(self, ids: Sequence[str], dense: FloatArray) -> None:
-        """Give chunks other dense vectors, `(n, dim)` float32, and leave everything else as it is."""
+    def put_dense(self, ids: Sequence[str], dense: FloatArray) -> None:
+        """Give chunks that exist dense vectors, `(n, dim)` float32, and leave everything else as it is."""
         with self.errors(StoreWriteError):
-            for part in self._parts(len(ids)):
-                self._collection.update(ids=list(ids[part]), embeddings=cast(Any, dense[part]))
+            # `update` passes over a chunk that the graph lost.
+            self._change(
+                len(ids),
+                lambda part: self._collection.upsert(ids=list(ids[part]), embeddings=cast(Any, dense[part])),
+            )
 
     def delete(self, ids: Sequence[str]) -> None:
         """Delete chunks."""
-        for part in self._parts(len(ids)):
-            self._collection.delete(ids=list(ids[part]))
+        self._change(len(ids), lambda part: self._collection.delete(ids=list(ids[part])))
 
     def close(self) -> None:
         """Close the client, if it was made here."""
@@ -188,6 +215,11 @@ class ChromaCollection:
             raise
         except Exception as error:  # chromadb raises its own, ValueError, httpx's and Rust's, with no common base
             raise kind(f"collection {self.name!r}: Chroma refused ({type(error).__name__}: {error})") from error
+
+    def _change(self, n: int, change: Callable[[slice], object]) -> None:
+        for part in self._parts(n):
+            with self._graph.changing():
+                change(part)
 
     def _parts(self, n: int) -> Iterator[slice]:
         return (slice(start, start + self._batch) for start in range(0, n, self._batch))

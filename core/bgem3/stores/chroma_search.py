@@ -55,7 +55,7 @@ class ChromaSearcher:
 
     def dense_top(self, vector: FloatArray, n: int, allowed: IntArray | None) -> tuple[IntArray, FloatArray]:
         """Return at most `n` rows and their scores, best first; exact where a filter leaves few."""
-        rows = self._nearest(vector, n) if allowed is None else self._nearest_allowed(vector, n, allowed)
+        rows = self._nearest_of_all(vector, n) if allowed is None else self._nearest_allowed(vector, n, allowed)
         scores = self._dense_scores(vector, rows)
         order = np.lexsort((rows, -scores))[:n]
         return rows[order], scores[order]
@@ -145,6 +145,11 @@ class ChromaSearcher:
         ids = self.collection.nearest(vector, n) if n else []
         rows = self.sidecar.rows_of(ids)
         return np.array([rows[one] for one in ids if one in rows], dtype=np.int64)
+
+    def _nearest_of_all(self, vector: FloatArray, n: int) -> IntArray:
+        """Ask Chroma; compare with all where its graph lost the way to some, as one that was much changed can."""
+        rows = self._nearest(vector, n)
+        return rows if len(rows) >= n else self.sidecar.all_rows()
 
     def _nearest_allowed(self, vector: FloatArray, n: int, allowed: IntArray) -> IntArray:
         """Ask Chroma for more and more until enough are allowed; compare with all where that is less work."""

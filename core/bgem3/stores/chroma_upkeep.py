@@ -21,7 +21,7 @@ from bgem3.types import Chunk, FloatArray
 if TYPE_CHECKING:
     from bgem3.stores.chroma import ChromaStore
 
-# missing: Chroma has the chunk, the sidecar no row. damaged: its row is not what was written.
+# missing: Chroma has the chunk, the sidecar no row. damaged: its row is not what was written, or Chroma has no vector.
 # changed: another program changed text, metadata or vector in Chroma. gone: Chroma lost the chunk.
 Problem: TypeAlias = Literal["missing", "damaged", "changed", "gone"]
 Encode: TypeAlias = Callable[[Sequence[str]], M3Embeddings]
@@ -142,7 +142,7 @@ def _examine(parts: ChromaSearcher, ids: Sequence[str]) -> dict[str, Problem]:
         row = stored.get(id_)
         if row is None:
             problems[id_] = "missing"
-        elif row.row not in whole:
+        elif row.row not in whole or id_ not in dense:
             problems[id_] = "damaged"
         elif pointer not in (row.row, None) or not _agree(parts, chunk, row, dense[id_]):
             problems[id_] = "changed"
@@ -174,14 +174,18 @@ def _index(
 
 def _adopt(parts: ChromaSearcher, chunks: Sequence[Chunk], embeddings: M3Embeddings) -> None:
     dense = parts.collection.dense([chunk.id for chunk in chunks])
-    other = [i for i, chunk in enumerate(chunks) if np.abs(dense[chunk.id] - embeddings.dense[i]).max() > _SAME_DENSE]
+    other = [i for i, chunk in enumerate(chunks) if _far(dense.get(chunk.id), embeddings.dense[i])]
     if other:
-        parts.collection.replace_dense([chunks[i].id for i in other], embeddings.dense[other])
+        parts.collection.put_dense([chunks[i].id for i in other], embeddings.dense[other])
     # The row keeps the vector that Chroma has now.
     now = np.array([embeddings.dense[i] if i in other else dense[chunk.id] for i, chunk in enumerate(chunks)])
     kept = M3Embeddings(dense=now, sparse=embeddings.sparse, multi_vector=embeddings.multi_vector)
     pending = parts.sidecar.begin_upsert(chunks, kept, parts.codec.encode(embeddings.multi_vector))
     parts.sidecar.settle(pending, {one.id: one.new_row for one in pending if one.new_row is not None})
+
+
+def _far(vector: FloatArray | None, expected: FloatArray) -> bool:
+    return vector is None or bool(np.abs(vector - expected).max() > _SAME_DENSE)
 
 
 def _gone(parts: ChromaSearcher, ids: Sequence[str]) -> list[str]:
@@ -191,7 +195,7 @@ def _gone(parts: ChromaSearcher, ids: Sequence[str]) -> list[str]:
 
 
 def _check_width(store: ChromaStore, parts: ChromaSearcher, ids: Sequence[str]) -> None:
-    width = next((len(vector) for vector in parts.collection.dense(ids[:1]).values()), store.settings.dim)
+    width = next((len(vector) for vector in parts.collection.dense(ids[:_SLICE]).values()), store.settings.dim)
     if width != store.settings.dim:
         raise IndexMismatchError(
             f"collection {parts.collection.name!r}: its vectors have {width} dimensions, this encoder gives "

@@ -30,7 +30,11 @@ def test_nothing_is_lost_or_half_there_after_kill_9(tmp_path):
             if rng.random() < 0.8 or not cycle:
                 writers.acknowledge(1)
             # else: perhaps while it opens, or settles what the one before left
-            time.sleep(rng.uniform(0, 0.6))
+            if rng.random() < 0.5:
+                writers.await_save(1.0)
+                time.sleep(rng.uniform(0, 0.0003))
+            else:
+                time.sleep(rng.uniform(0, 0.6))
             writers.kill()
             for name in COLLECTIONS:
                 check(folder, name, writers, cycle)
@@ -62,7 +66,8 @@ def check_whole(store, chunks):
     streamed: dict[str, Chunk] = {}
     for part, heads in store.scan():
         expected = embed([chunk.text for chunk in part])
-        np.testing.assert_array_equal(heads.dense, expected.dense)
+        # float16 where Chroma's graph was torn and made again
+        np.testing.assert_allclose(heads.dense, expected.dense, atol=5e-4)
         np.testing.assert_array_equal(heads.sparse.toarray(), expected.sparse.toarray())
         np.testing.assert_allclose(heads.multi_vector.vectors, expected.multi_vector.vectors, atol=0.02)
         streamed |= {chunk.id: chunk for chunk in part}

@@ -1,0 +1,156 @@
+"""The files of Chroma's graph, and what a killed process can do to them.
+
+Chroma saves a collection's graph in place, in three steps: the graph's files, then the map of its ids, then in its
+database the number of the last record that is in them. A process killed between two of them leaves files that
+disagree: records are applied a second time, which an embedded Chroma refuses ("Failed to apply logs to the hnsw
+segment writer"), answers wrongly or does not survive. So while a process writes, the sidecar holds that number and
+the files' times and sizes as they were after the last write. Other files under the same number are torn; they
+are thrown away and made again from the vectors of the sidecar. See docs/decisions/chroma-graph.md.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from bgem3.errors import StoreError, StoreLockedError, StoreWriteError
+from bgem3.index.sidecar import Sidecar
+
+_SEGMENT = (
+    "SELECT segments.id FROM segments JOIN collections ON collections.id = segments.collection "
+    "WHERE collections.name = ? AND segments.scope = 'VECTOR'"
+)
+# Operations 0 and 2 are add and upsert; an update of a chunk that is not in the graph is passed over.
+_LOGGED = (
+    "SELECT embeddings_queue.id FROM embeddings_queue JOIN collections ON topic LIKE '%' || collections.id "
+    "WHERE collections.name = ? AND operation IN (0, 2) AND vector IS NOT NULL"
+)
+# How long another process may take to write one batch.
+_PATIENCE_S = 120.0
+
+
+class Graph:
+    """Guards the graph of one collection.
+
+    Args:
+        path: Folder of an embedded Chroma; None: a server keeps the graph, and nothing is done here.
+        name: The collection.
+        lock: A lock file, held for each change and while the collection is opened: a process that opens it in the
+            middle of a change could save the graph at the same time.
+        sidecar: Where the files' state is kept.
+    """
+
+    def __init__(self, path: Path | None, name: str, *, lock: Path, sidecar: Sidecar) -> None:
+        self._path = path
+        self._name = name
+        self._lock = FileLock(lock, thread_local=False, poll_interval=0.01)
+        self._sidecar = sidecar
+        self._noted: str | None = None
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the files are here."""
+        return self._path is not None
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes from changing or opening the graph within.
+
+        Raises:
+            StoreLockedError: another process holds it for longer than 2 minutes.
+        """
+        if self._path is None:
+            yield
+            return
+        try:
+            self._lock.acquire(timeout=_PATIENCE_S)
+        except Timeout as error:
+            raise StoreLockedError(
+                f"{self._path}: another process changes collection {self._name!r} for longer than {_PATIENCE_S:.0f} s. "
+                f"Fix: end it"
+            ) from error
+        except OSError:  # a folder that cannot be written: nobody writes to it
+            yield
+            return
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Hold the graph for one batch of changes, small enough that Chroma saves at most once within."""
+        with self.alone():
+            self._note()
+            yield
+            self._note()
+
+    def torn(self) -> bool:
+        """Whether a killed process left files that disagree. Only true while nobody has the collection open."""
+        noted = self._sidecar.graph()
+        if noted is None or self._path is None:
+            return False
+        if not noted:  # it was being made again
+            return True
+        before, now = json.loads(noted), json.loads(self._state())
+        return bool(before["saved"] == now["saved"] and before["files"] != now["files"])
+
+    def drop(self) -> set[str]:
+        """Throw the files away, so that Chroma begins with an empty graph. The collection must not be open.
+
+        Returns:
+            The ids of which Chroma's log holds a vector: it puts those into the graph by itself.
+
+        Raises:
+            StoreWriteError: the folder refuses it.
+        """
+        assert self._path is not None
+        self._sidecar.note_graph("")
+        try:
+            with closing(self._database()) as database, database:
+                for (segment,) in database.execute(_SEGMENT, [self._name]).fetchall():
+                    database.execute("DELETE FROM max_seq_id WHERE segment_id = ?", [segment])
+                    shutil.rmtree(self._path / segment, ignore_errors=True)
+                return {id_ for (id_,) in database.execute(_LOGGED, [self._name])}
+        except (OSError, sqlite3.Error) as error:
+            raise StoreWriteError(
+                f"{self._path}: {error}. Fix: make the folder writable, or free disk space"
+            ) from error
+
+    def settle(self) -> None:
+        """Say that the files agree and nobody changes them."""
+        self._noted = None
+        if self.embedded and self._sidecar.graph() is not None:
+            self._sidecar.note_graph(None)
+
+    def _note(self) -> None:
+        if self._path is not None and (state := self._state()) != self._noted:
+            self._sidecar.note_graph(state)
+            self._noted = state
+
+    def _state(self) -> str:
+        """Return the number of the last record that Chroma says is saved, and the files' sizes and times, as JSON."""
+        assert self._path is not None
+        saved, files = None, {}
+        try:
+            with closing(self._database()) as database:
+                for (segment,) in database.execute(_SEGMENT, [self._name]).fetchall():
+                    saved = database.execute("SELECT seq_id FROM max_seq_id WHERE segment_id = ?", [segment]).fetchone()
+                    files = {one.name: _size_and_time(one) for one in sorted((self._path / segment).glob("*"))}
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(f"{self._path}: Chroma's files cannot be read ({error})") from error
+        return json.dumps({"saved": saved, "files": files})
+
+    def _database(self) -> sqlite3.Connection:
+        return sqlite3.connect(f"{(self._path or Path()) / 'chroma.sqlite3'}", timeout=30)
+
+
+def _size_and_time(path: Path) -> list[int]:
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]

@@ -1,0 +1,138 @@
+"""Opening a Chroma collection so that what a killed process left of its graph is mended first."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Container
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bgem3.errors import IndexMismatchError, StoreError
+from bgem3.index.sidecar import Sidecar
+from bgem3.intake import slices
+from bgem3.stores.chroma_client import ChromaCollection
+from bgem3.stores.chroma_graph import Graph
+from bgem3.stores.writer_lock import WriterLock
+
+if TYPE_CHECKING:
+    from chromadb.api import ClientAPI
+
+_log = logging.getLogger(__name__)
+_SLICE = 1000
+
+
+class Opener:
+    """Opens one collection, as often as it must be.
+
+    Args:
+        name: The collection.
+        sidecar: Holds its vectors.
+        writer: The writer's lock; only who holds it may mend.
+        graph: Its files.
+        path: Folder of an embedded Chroma, or None with `client`.
+        client: A Chroma client.
+        adopt: Take a collection that another program made.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sidecar: Sidecar,
+        writer: WriterLock,
+        graph: Graph,
+        *,
+        path: Path | None,
+        client: ClientAPI | None,
+        adopt: bool,
+    ) -> None:
+        self._name, self._sidecar, self._writer, self._graph = name, sidecar, writer, graph
+        self._path, self._client, self._adopt = path, client, adopt
+
+    def open(self) -> ChromaCollection:
+        """Open it, and mend its graph where a killed process left it torn.
+
+        Raises:
+            IndexMismatchError: it belongs to another sidecar or program, or its files are gone.
+            StoreError: Chroma cannot open it, and it cannot be mended.
+        """
+        if self._sidecar.graph() is None:
+            return self.reopen()
+        with self._writer.tried() as taken:
+            if not taken:  # another process writes, and is alive
+                return self.reopen()
+            if self._graph.torn():
+                return self.mend()
+            try:
+                collection = self.reopen()
+            except IndexMismatchError:
+                raise
+            except StoreError as error:
+                if not (self._graph.embedded and "hnsw" in str(error)):
+                    raise
+                return self.mend()
+            self._graph.settle()
+            return collection
+
+    def torn(self) -> bool:
+        """Whether a process that wrote died and left a torn graph."""
+        if self._writer.held or self._sidecar.graph() is None:
+            return False
+        with self._writer.tried() as taken:
+            return taken and self._graph.torn()
+
+    def mend(self) -> ChromaCollection:
+        """Make the graph again from the sidecar's vectors, float16. Nobody may have the collection open."""
+        _log.warning("collection %r: its graph is made again after a crash", self._name)
+        with self._graph.alone():
+            logged = self._graph.drop()
+        collection = self.reopen()
+        try:
+            refill(collection, self._sidecar, logged)
+        except BaseException:
+            collection.close()
+            raise
+        self._graph.settle()
+        return collection
+
+    def reopen(self) -> ChromaCollection:
+        """Open it as it is."""
+        with self._graph.alone():
+            collection = ChromaCollection(
+                self._name, self._sidecar.uuid, self._graph, path=self._path, client=self._client, adopt=self._adopt
+            )
+            try:
+                empty = not collection.count()
+            except BaseException:
+                collection.close()
+                raise
+        if empty and self._sidecar.count():
+            collection.close()
+            raise IndexMismatchError(
+                f"collection {self._name!r} is empty, {self._sidecar.path} is not: Chroma's files are gone. "
+                f"Fix: restore them, or delete the sidecar and add the texts again"
+            )
+        return collection
+
+
+def refill(collection: ChromaCollection, sidecar: Sidecar, logged: Container[str] = ()) -> None:
+    """Give each chunk that the graph lacks the vector of the row that it points at.
+
+    Chunks without a whole row are left without a vector; `verify` names them and `repair` encodes them.
+
+    Args:
+        collection: Open.
+        sidecar: Holds the vectors.
+        logged: Ids that may be in the graph; others are not.
+    """
+    for ids in slices(collection.ids(), _SLICE):
+        there = collection.dense([id_ for id_ in ids if id_ in logged])
+        pointers = {id_: pointer for id_, (_, pointer) in collection.get(ids).items() if id_ not in there}
+        live = sidecar.rows_of(list(pointers))
+        rows = {id_: live.get(id_) if pointer is None else pointer for id_, pointer in pointers.items()}
+        known = {id_: row for id_, row in rows.items() if row is not None}
+        whole = set(sidecar.whole(np.array(list(known.values()), dtype=np.int64)))
+        kept = {id_: row for id_, row in known.items() if row in whole}
+        if kept:
+            collection.put_dense(list(kept), sidecar.dense(np.array(list(kept.values()), dtype=np.int64)))
