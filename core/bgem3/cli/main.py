@@ -30,7 +30,7 @@ COMMANDS: dict[str, str] = {
     "info": "bgem3.cli.storage",
     "verify": "bgem3.cli.storage",
     "repair": "bgem3.cli.storage",
-    "backfill": "bgem3.cli.storage",
+    "backfill": "bgem3.cli.backfill",
     "chat": "bgem3.cli.chat",
     "eval": "bgem3.cli.quality",
     "tune": "bgem3.cli.quality",

@@ -1,4 +1,4 @@
-"""`bgem3 info`, `verify`, `repair` and `backfill`: look after the collections of an embedded Chroma."""
+"""`bgem3 info`, `verify` and `repair`: look after the collections of an embedded Chroma."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich.filesize import decimal
@@ -108,34 +108,6 @@ def repair(
         return
     _show(mended)
     console().print(f"{count} chunks, {len(mended)} mended")
-
-
-def backfill(
-    *,
-    db: DbOption = "./db",
-    collection: Annotated[str, typer.Option("--collection", "-c", help="As the program that made it calls it.")],
-    codec: Annotated[
-        str, typer.Option(help="How token vectors are kept: float16, int8, int4, int2, binary.")
-    ] = "binary",
-    model: ModelOption = "BAAI/bge-m3",
-    backend: BackendOption = "auto",
-    precision: PrecisionOption = "auto",
-    as_json: JsonOption = False,
-) -> None:
-    """Add the sparse rows and token vectors that a Chroma collection of another program lacks, in place.
-
-    That program reads it as before. Dense vectors of another model are replaced. Begun again it goes on where it was.
-    """
-    from bgem3.stores.chroma import ChromaStore
-
-    encoder = load_encoder(model, backend, precision)
-    store = ChromaStore.adopt(db, encoder=encoder, collection=collection, codec=codec, show_progress=is_terminal())
-    count = store.count()
-    store.close()
-    if as_json:
-        write_json({"chunks": count})
-    else:
-        console().print(f"{count} chunks are found by all three heads")
 
 
 def _show(problems: Mapping[str, Problem]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from bgem3.errors import InvalidInputError
 from bgem3.stores.base import Store
@@ -44,8 +45,11 @@ class Address:
         """Whether several processes can open it at once."""
         return "://" in self.place
 
-    def make(self) -> Store:
+    def make(self, **options: Any) -> Store:
         """Return the store, not yet opened. Keys come from QDRANT_API_KEY and MILVUS_TOKEN.
+
+        Args:
+            options: Further arguments of the store's constructor.
 
         Raises:
             MissingExtraError, StoreError: as the store's constructor.
@@ -53,14 +57,15 @@ class Address:
         if self.engine == "chroma":
             from bgem3.stores.chroma import ChromaStore
 
-            return ChromaStore(self.place, collection=self.collection)
+            return ChromaStore(self.place, collection=self.collection, **options)
         if self.engine == "milvus":
             from bgem3.stores.milvus import MilvusStore
 
-            return MilvusStore(self.place, collection=self.collection, token=os.environ.get("MILVUS_TOKEN", ""))
+            token = os.environ.get("MILVUS_TOKEN", "")
+            return MilvusStore(self.place, collection=self.collection, token=token, **options)
         from bgem3.stores.qdrant import QdrantStore
 
         if self.is_server:
             key = os.environ.get("QDRANT_API_KEY")
-            return QdrantStore(url=self.place, api_key=key, collection=self.collection)
-        return QdrantStore(self.place, collection=self.collection)
+            return QdrantStore(url=self.place, api_key=key, collection=self.collection, **options)
+        return QdrantStore(self.place, collection=self.collection, **options)

@@ -12,7 +12,7 @@ from bgem3.types import Chunk, Metadata
 LayoutName: TypeAlias = Literal["langchain", "llamaindex"]
 # Our own part of a payload: the id as the user gave it, what LlamaIndex embeds, the facets.
 OWN = "_bgem3"
-_NODE = "_node_content"
+NODE = "_node_content"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ LAYOUTS: dict[LayoutName, Layout] = {"langchain": Layout(), "llamaindex": Layout
 
 def find_layout(payload: Mapping[str, Any]) -> Layout | None:
     """Return the layout that a payload has; None where it is neither ours, LangChain's nor LlamaIndex's."""
-    if _NODE in payload:
+    if NODE in payload:
         return LAYOUTS["llamaindex"]
     return LAYOUTS["langchain"] if LAYOUTS["langchain"].text in payload else None
 
@@ -63,7 +63,7 @@ def node_text(payload: Mapping[str, Any]) -> str:
         `MetadataMode.EMBED`.
     """
     try:
-        node = json.loads(payload[_NODE])
+        node = json.loads(payload[NODE])
         text = str(node.get("text", node.get("text_resource", {}).get("text")) or "")
         return _embedded(node, text)
     except (KeyError, TypeError, ValueError, AttributeError):

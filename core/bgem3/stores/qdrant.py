@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from bgem3.embeddings import M3Embeddings, MultiVectors
+from bgem3.embeddings import M3Embeddings
 from bgem3.errors import InvalidInputError, PartialWriteError, StoreClosedError, StoreError
+from bgem3.index_settings import encode_passages, settings_of
 from bgem3.stores.base import check_settings
 from bgem3.stores.engine import (
     Candidates,
@@ -19,23 +20,20 @@ from bgem3.stores.engine import (
     byte_batches,
     check_lexical,
     key_of,
-    pool_tokens,
     run_over,
-    sparse_rows,
 )
-from bgem3.stores.facets import to_facets
-from bgem3.stores.layouts import OWN, Layout
+from bgem3.stores.layouts import Layout
 from bgem3.stores.qdrant_collection import CollectionOptions, QdrantCollection, Quantization, connect
 from bgem3.stores.qdrant_filters import to_qdrant
+from bgem3.stores.qdrant_points import named, size_of, to_embeddings, to_payload, to_vectors
 from bgem3.stores.qdrant_queries import QueryBuilder
 from bgem3.types import Chunk, FloatArray, Head, Hits, IndexSettings, IntArray, SearchPlan, Stage, Where
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models
 
-# The server refuses a multi-vector of this many numbers or more; the local mode does not.
-# Source: qdrant lib/common/common/src/validation.rs, `validate_multi_vector_by_length`.
-_MAX_FLOATS = 1024 * 1024
+    from bgem3.encoder import M3Encoder
+
 # Half of what the server takes in one REST request (32 MB): one chunk of the largest size still goes alone.
 _BATCH_BYTES = 16 * 1024 * 1024
 # Characters of one number in JSON; bytes of one in gRPC.
@@ -116,13 +114,13 @@ class QdrantStore:
             token_datatype=token_datatype,
             range_keys=tuple(range_keys),
         )
+        # A collection that was adopted knows its own names better.
         self._names: dict[Head, str] = {"dense": dense_name, "sparse": sparse_name, "multi_vector": multi_vector_name}
-        self._layout = layout or Layout()
         self._ef = hnsw_ef
         self._owns_client = client is None
         self._float_bytes = _GRPC_FLOAT if prefer_grpc else _JSON_FLOAT
         self._client = client or connect(path, url, api_key, prefer_grpc, grpc_port, timeout)
-        self._collection = QdrantCollection(self._client, collection, self._names)
+        self._collection = QdrantCollection(self._client, collection, self._names, layout or Layout())
         self._settings: IndexSettings | None = None
         self._closed = False
 
@@ -139,6 +137,33 @@ class QdrantStore:
         check_settings(self._settings, settings or self._settings)
         return self._settings
 
+    def adopt(self, encoder: M3Encoder, *, show_progress: bool = False) -> QdrantStore:
+        """Add the vectors that a collection of another program lacks, in place, and open it.
+
+        That program, e.g. langchain-qdrant or LlamaIndex, reads it as before: texts, metadata and its own
+        sparse vectors stay; dense vectors become the encoder's. The collection remembers the names of its
+        vectors and fields, so that later `QdrantStore(...)` opens it as any other. A call that broke off, or was
+        made before the other program added more, can be made again: only what lacks vectors is encoded.
+
+        Args:
+            encoder: Encodes the texts; what the index is opened with afterwards.
+            show_progress: Show a bar over the chunks.
+
+        Raises:
+            StoreNotFoundError: there is no such collection.
+            IndexMismatchError: its vectors, ids or fields cannot be ours; nothing was changed.
+            StoreVersionError: the server is older than 1.18.
+            StoreError: as the constructor and `open`.
+        """
+        from bgem3.stores.qdrant_adoption import adopt
+
+        settings = settings_of(encoder, "m3")
+        encode = partial(encode_passages, encoder, "m3")
+        sizes = {"batch_bytes": _BATCH_BYTES, "float_bytes": self._float_bytes}
+        adopt(self._collection, settings, encode, self._options, **sizes, show_progress=show_progress)
+        self.open(settings)
+        return self
+
     def upsert(self, chunks: Sequence[Chunk], embeddings: M3Embeddings) -> None:
         """See `Store.upsert`; each chunk is whole, and an error in the middle says which ids were written.
 
@@ -148,7 +173,8 @@ class QdrantStore:
         """
         self._check_open()
         points = (
-            (self._point(chunk, embeddings, i), self._size(chunk, embeddings, i)) for i, chunk in enumerate(chunks)
+            (self._point(chunk, embeddings, i), size_of(chunk, embeddings, i, self._float_bytes))
+            for i, chunk in enumerate(chunks)
         )
         written: list[str] = []
         for batch in byte_batches(points, _BATCH_BYTES, _MOST_POINTS):
@@ -173,9 +199,9 @@ class QdrantStore:
         """See `Store.dense_vectors`."""
         name = self._names["dense"]
         return {
-            self._chunk(record).id: np.array(_named(record.vector)[name], dtype=np.float32)
+            self._chunk(record).id: np.array(named(record.vector)[name], dtype=np.float32)
             for record in self._retrieve(ids, [name])
-            if name in _named(record.vector)
+            if name in named(record.vector)
         }
 
     def find(self, where: Where) -> list[str]:
@@ -194,7 +220,9 @@ class QdrantStore:
         same = self.unchanged(chunks)
         operations = [
             models.OverwritePayloadOperation(
-                overwrite_payload=models.SetPayload(payload=self._payload(chunk), points=[key_of(chunk.id)])
+                overwrite_payload=models.SetPayload(
+                    payload=to_payload(chunk, self._collection.layout), points=[key_of(chunk.id)]
+                )
             )
             for chunk in chunks
             if chunk.id in same
@@ -286,42 +314,15 @@ class QdrantStore:
     def _point(self, chunk: Chunk, embeddings: M3Embeddings, i: int) -> models.PointStruct:
         from qdrant_client import models
 
-        row = embeddings.sparse[[i]]
-        tokens = pool_tokens(embeddings.multi_vector[i], (_MAX_FLOATS - 1) // embeddings.multi_vector.dim)
-        vector: dict[str, Any] = {
-            self._names["dense"]: embeddings.dense[i].tolist(),
-            self._names["multi_vector"]: tokens.tolist(),
-        }
-        if row.nnz:
-            vector[self._names["sparse"]] = models.SparseVector(indices=row.indices.tolist(), values=row.data.tolist())
-        return models.PointStruct(id=key_of(chunk.id), vector=vector, payload=self._payload(chunk))
-
-    def _payload(self, chunk: Chunk) -> dict[str, Any]:
-        payload = self._layout.write(chunk)
-        payload[OWN]["facets"] = asdict(to_facets(chunk.metadata))
-        return payload
-
-    def _size(self, chunk: Chunk, embeddings: M3Embeddings, i: int) -> int:
-        floats = embeddings.dense.shape[1] + embeddings.multi_vector[i].size + 2 * embeddings.sparse[[i]].nnz
-        return int(floats * self._float_bytes + 8 * len(chunk.text) + 64 * len(str(chunk.metadata)) + 256)
+        payload = to_payload(chunk, self._collection.layout)
+        return models.PointStruct(id=key_of(chunk.id), vector=to_vectors(embeddings, i, self._names), payload=payload)
 
     def _chunk(self, point: models.Record | models.ScoredPoint) -> Chunk:
-        return self._layout.read(point.payload or {}, str(point.id))
+        return self._collection.layout.read(point.payload or {}, str(point.id))
 
     def _embeddings(self, records: Sequence[models.Record]) -> M3Embeddings:
         assert self._settings is not None  # the store is open
-        vectors = [_named(record.vector) for record in records]
-        dense, tokens = self._names["dense"], self._names["multi_vector"]
-        settings = self._settings
-        rows = [vector.get(self._names["sparse"]) for vector in vectors]
-        weights = [dict(zip(row.indices, row.values, strict=True)) if row else {} for row in rows]
-        return M3Embeddings(
-            dense=np.array([vector[dense] for vector in vectors], dtype=np.float32),
-            sparse=sparse_rows(weights, settings.vocab_size),
-            multi_vector=MultiVectors.from_list(
-                [np.array(vector[tokens], dtype=np.float32) for vector in vectors], settings.multi_dim
-            ),
-        )
+        return to_embeddings(records, self._names, self._settings)
 
     def _retrieve(
         self, ids: Sequence[str], vectors: list[str] | bool = False, *, payload: bool = True
@@ -355,8 +356,3 @@ class QdrantStore:
             raise StoreClosedError("QdrantStore: closed. Fix: make a new one")
         if self._settings is None:
             raise StoreClosedError("QdrantStore: not opened yet. Fix: pass it to HybridIndex")
-
-
-def _named(vector: Any) -> dict[str, Any]:
-    """Return a point's vectors by name; an unnamed one has the empty name."""
-    return vector if isinstance(vector, dict) else {} if vector is None else {"": vector}

@@ -22,6 +22,7 @@ from bgem3.errors import (
     StoreVersionError,
 )
 from bgem3.stores.engine import settings_from, with_retries
+from bgem3.stores.layouts import Layout
 from bgem3.stores.qdrant_filters import TOKENS, range_field
 from bgem3.types import Head, IndexSettings
 
@@ -32,7 +33,7 @@ Result = TypeVar("Result")
 Quantization: TypeAlias = Literal["none", "scalar", "binary"]
 # Collections carry metadata of their own, where the settings stand, since 1.16.
 _OLDEST = (1, 16)
-_SETTINGS = "bgem3"
+_SETTINGS, _ADOPTED = "bgem3", "bgem3_adopted"
 _TEMPORARY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _TEMPORARY_CODES = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "INTERNAL"})
 _DENIED_CODES = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
@@ -63,14 +64,18 @@ class QdrantCollection:
     Args:
         client: A Qdrant client.
         name: The collection's name.
-        names: Vector name of each head.
+        names: Vector name of each head; a collection that was adopted brings its own.
+        layout: Names of the payload's fields, likewise.
         wait: Seconds before the second of five attempts.
     """
 
-    def __init__(self, client: QdrantClient, name: str, names: dict[Head, str], *, wait: float = 0.5) -> None:
+    def __init__(
+        self, client: QdrantClient, name: str, names: dict[Head, str], layout: Layout, *, wait: float = 0.5
+    ) -> None:
         self.client = client
         self.name = name
         self.names = names
+        self.layout = layout
         self.n_shards = 1
         self._wait = wait
         # The local mode is plain Python over lists, not safe among threads.
@@ -103,7 +108,7 @@ class QdrantCollection:
             IndexMismatchError: it has other vectors, or is no collection of ours.
             StoreVersionError: the server is too old.
         """
-        self._check_version()
+        self.check_version(_OLDEST, "collections with metadata")
         if not self.call(self.client.collection_exists, self.name):
             if settings is None:
                 raise StoreNotFoundError(
@@ -111,40 +116,60 @@ class QdrantCollection:
                     f"HybridIndex, which makes it"
                 )
             self._create(settings, options)
-        config = self.call(self.client.get_collection, self.name).config
-        self.n_shards = config.params.shard_number or 1
-        made_with = settings_from((config.metadata or {}).get(_SETTINGS))
+        params, made_with = self.read()
         if made_with is None:
             raise IndexMismatchError(
-                f"collection {self.name!r} was not made by bgem3, so texts there may have another model's vectors. "
-                f"Fix: choose another collection=, and add the texts to it"
+                f"collection {self.name!r} was not made by bgem3, so its chunks lack vectors. "
+                f"Fix: QdrantStore(...).adopt(encoder) or bgem3 backfill, which add them, or another collection="
             )
-        self.check_vectors(config.params, made_with)
+        self.check_vectors(params, made_with)
         return made_with
+
+    def read(self) -> tuple[models.CollectionParams, IndexSettings | None]:
+        """Return the collection's parameters and what it was made with, None where another program made it."""
+        config = self.call(self.client.get_collection, self.name).config
+        self.n_shards = config.params.shard_number or 1
+        record = (config.metadata or {}).get(_ADOPTED)
+        if record:
+            self.names.update(record["names"])
+            self.layout = Layout(**record["layout"])
+        return config.params, settings_from((config.metadata or {}).get(_SETTINGS))
 
     def check_vectors(self, params: models.CollectionParams, settings: IndexSettings) -> None:
         """Refuse a collection whose vectors are not those of the settings."""
-        for head, width in (("dense", settings.dim), ("multi_vector", settings.multi_dim)):
-            name = self.names[head]  # type: ignore[index]  # both are heads
-            found = dense_params(params).get(name)
-            if found is None:
-                raise self._mismatch(head, name, "is missing", "choose another collection=")
-            if found.size != width:
-                raise self._mismatch(head, name, f"is {found.size} wide, expected {width}", "use its checkpoint")
-            if str(found.distance.value) not in ("Dot", "Cosine"):
-                raise self._mismatch(head, name, f"has distance {found.distance.value}, expected Dot", "")
-            if (found.multivector_config is not None) != (head == "multi_vector"):
-                raise self._mismatch(head, name, "is of the other kind, one vector or many a chunk", "")
-        if self.names["sparse"] not in (params.sparse_vectors or {}):
-            raise self._mismatch("sparse", self.names["sparse"], "is missing", "choose another collection=")
+        there = vector_names(params)
+        for head, name in self.names.items():
+            if name not in there:
+                raise self._mismatch(head, f"is missing, there are {sorted(there)}")
+        self.check_found(params, settings)
 
-    def save_settings(self, settings: IndexSettings) -> None:
-        """Write the settings into the collection."""
-        self.call(self.client.update_collection, self.name, metadata={_SETTINGS: asdict(settings)})
+    def check_found(self, params: models.CollectionParams, settings: IndexSettings) -> None:
+        """Refuse vectors that have a head's name and are not what the settings say; a missing one is no matter."""
+        widths: dict[Head, int] = {"dense": settings.dim, "multi_vector": settings.multi_dim}
+        for head, width in widths.items():
+            if found := dense_params(params).get(self.names[head]):
+                if found.size != width:
+                    raise self._mismatch(
+                        head, f"is {found.size} wide, expected {width}", "the checkpoint it was made with"
+                    )
+                if found.distance.value not in ("Dot", "Cosine"):
+                    raise self._mismatch(head, f"has distance {found.distance.value}, expected Dot or Cosine")
+                if (found.multivector_config is not None) != (head == "multi_vector"):
+                    raise self._mismatch(head, "is of the other kind, one vector or many a chunk")
+        sparse = (params.sparse_vectors or {}).get(self.names["sparse"])
+        if sparse is not None and sparse.modifier and sparse.modifier.value != "none":
+            raise self._mismatch("sparse", f"is weighed again by {sparse.modifier.value}, expected no modifier")
 
-    def _mismatch(self, head: str, name: str, problem: str, fix: str) -> IndexMismatchError:
-        fix = fix or f"collection='another', or {head}_name= of the right vector"
-        return IndexMismatchError(f"collection {self.name!r}: the {head} vector {name!r} {problem}. Fix: {fix}")
+    def save_adoption(self, settings: IndexSettings) -> None:
+        """Write settings and names into the collection of another program."""
+        record = {"names": dict(self.names), "layout": asdict(self.layout)}
+        self.call(self.client.update_collection, self.name, metadata={_SETTINGS: asdict(settings), _ADOPTED: record})
+
+    def _mismatch(self, head: Head, problem: str, fix: str = "") -> IndexMismatchError:
+        fix = fix or f"collection= of another, or {head}_name= of the right vector"
+        return IndexMismatchError(
+            f"collection {self.name!r}: the {head} vector {self.names[head]!r} {problem}. Fix: {fix}"
+        )
 
     def _create(self, settings: IndexSettings, options: CollectionOptions) -> None:
         from qdrant_client import models
@@ -199,13 +224,18 @@ class QdrantCollection:
             name = range_field(key)
             self.call(self.client.create_payload_index, self.name, name, models.PayloadSchemaType.FLOAT, wait=True)
 
-    def _check_version(self) -> None:
+    def check_version(self, oldest: tuple[int, int], purpose: str, otherwise: str = "") -> None:
+        """Refuse a server that is older than `oldest`, which brought `purpose`; `otherwise` is another way.
+
+        Raises:
+            StoreVersionError: it is.
+        """
         version = str(self.call(self.client.info).version)
         numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-        if numbers < _OLDEST:
+        if numbers < oldest:
             raise StoreVersionError(
-                f"the server runs Qdrant {version}, expected 1.16 or newer. Fix: upgrade the server, one minor "
-                f"version at a time"
+                f"the server runs Qdrant {version}, expected {oldest[0]}.{oldest[1]} or newer for {purpose}. "
+                f"Fix: upgrade the server, one minor version at a time{otherwise}"
             )
 
 
@@ -213,6 +243,11 @@ def dense_params(params: models.CollectionParams) -> dict[str, models.VectorPara
     """Return the vectors of a collection by name; an unnamed one has the empty name."""
     vectors = params.vectors
     return dict(vectors) if isinstance(vectors, dict) else {} if vectors is None else {"": vectors}
+
+
+def vector_names(params: models.CollectionParams) -> set[str]:
+    """Return the names of a collection's dense and sparse vectors."""
+    return {*dense_params(params), *(params.sparse_vectors or {})}
 
 
 def connect(

@@ -1,11 +1,10 @@
-"""`bgem3 info`, `verify`, `repair` and `backfill` on real folders."""
+"""`bgem3 info`, `verify` and `repair` on real folders."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
 
-import chromadb
 import pytest
 from typer.testing import CliRunner
 
@@ -56,20 +55,6 @@ def test_damage_is_found_and_repaired_by_encoding_that_chunk_alone(db, checkpoin
     mended = json.loads(run("repair", db, "--model", checkpoint, "--json").stdout)
     assert mended == {"chunks": 3, "mended": {"pump": "damaged"}}
     assert run("verify", db).exit_code == 0
-
-
-def test_a_dense_collection_of_another_program_is_filled_in(tmp_path, checkpoint):
-    client = chromadb.PersistentClient(str(tmp_path / "other"))
-    encoder = M3Encoder.from_pretrained(checkpoint)
-    dense = encoder.encode(TEXTS, heads=("dense",)).dense
-    client.create_collection("notes").add(ids=IDS, documents=TEXTS, embeddings=dense)
-    client.close()
-    done = run("backfill", tmp_path / "other", "-c", "notes", "--model", checkpoint, "--json")
-    assert json.loads(done.stdout) == {"chunks": 3}
-    found = run(
-        "search", tmp_path / "other", "-c", "notes", "--model", checkpoint, "--mode", "sparse", "KX-220B", "--json"
-    )
-    assert json.loads(found.stdout)["hits"][0]["id"] == "pump"
 
 
 def test_a_collection_that_is_not_there(tmp_path):

@@ -20,7 +20,7 @@ from bgem3.errors import (
     StoreLockedError,
     StoreVersionError,
 )
-from bgem3.stores import qdrant, qdrant_collection
+from bgem3.stores import qdrant, qdrant_collection, qdrant_points
 from bgem3.stores.engine import key_of, pool_tokens
 from bgem3.stores.memory import MemoryStore
 from bgem3.stores.qdrant import QdrantStore
@@ -198,7 +198,7 @@ def test_long_chunks_are_pooled_and_nothing_is_dropped(monkeypatch):
     np.testing.assert_allclose(pool_tokens(vectors, 3)[0], [np.sqrt(0.8), np.sqrt(0.2), *[0] * 6], rtol=1e-6)
     assert pool_tokens(vectors, 7) is vectors
     assert [len(pool_tokens(np.ones((n, 2), dtype=np.float32), 1023)) for n in (1023, 1024, 8191)] == [1023, 512, 911]
-    monkeypatch.setattr(qdrant, "_MAX_FLOATS", 16 * 4)
+    monkeypatch.setattr(qdrant_points, "MAX_FLOATS", 16 * 4)
     client = filled()._collection.client
     records = client.scroll("bgem3", limit=100, with_vectors=["multi_vector"])[0]
     assert max(len(record.vector["multi_vector"]) for record in records) == 3

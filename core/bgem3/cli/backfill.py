@@ -1,0 +1,102 @@
+"""`bgem3 backfill`: collections of other programs get the vectors that they lack."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bgem3.cli.options import BackendOption, DbOption, JsonOption, ModelOption, PrecisionOption, load_encoder
+from bgem3.cli.output import console, is_terminal, write_json
+from bgem3.errors import InvalidInputError
+from bgem3.stores.addresses import HELP
+
+if TYPE_CHECKING:
+    from bgem3.encoder import M3Encoder
+    from bgem3.stores.addresses import Address
+    from bgem3.stores.base import Store
+
+_SLICE = 1024
+
+
+def backfill(
+    *,
+    db: DbOption = "./db",
+    collection: Annotated[
+        str | None, typer.Option("--collection", "-c", help="As the program that made it calls it; with --db.")
+    ] = None,
+    store: Annotated[str | None, typer.Option(help=f"Instead of --db and --collection: {HELP}.")] = None,
+    into: Annotated[str | None, typer.Option(help="Encode the texts into this new collection instead.")] = None,
+    text_field: Annotated[str | None, typer.Option(help="Qdrant, Milvus: the field of the text.")] = None,
+    metadata_field: Annotated[str, typer.Option(help="Qdrant: the field of the metadata.")] = "metadata",
+    codec: Annotated[
+        str, typer.Option(help="Chroma: how token vectors are kept: float16, int8, int4, int2, binary.")
+    ] = "binary",
+    model: ModelOption = "BAAI/bge-m3",
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Add the vectors that a collection of LangChain, LlamaIndex or another program lacks, in place.
+
+    That program reads it as before. Dense vectors of another model are replaced. Begun again it goes on where it
+    was. Milvus, and Qdrant before 1.18, add no vectors to a collection: there --into makes a new one. Keys of
+    servers: QDRANT_API_KEY, MILVUS_TOKEN.
+    """
+    from bgem3.stores.addresses import Address
+
+    if (collection is None) == (store is None):
+        raise InvalidInputError("backfill: expected exactly one of --collection and --store. Fix: --collection NAME")
+    source = Address.parse(store) if store else Address("chroma", db, str(collection))
+    if source.engine == "milvus" and into is None:
+        raise InvalidInputError(
+            "backfill: Milvus adds no vectors to a collection that is there. Fix: --into milvus:PLACE#NEW"
+        )
+    target = Address.parse(into) if into else None
+    encoder = load_encoder(model, backend, precision)
+    if target is not None:
+        count = _copy_texts(source, target, encoder, text_field)
+    else:
+        opened = _adopt(source, encoder, codec, {"text": text_field, "metadata": metadata_field})
+        count = opened.count()
+        opened.close()
+    if as_json:
+        write_json({"chunks": count})
+    else:
+        console().print(f"{count} chunks are found by all three heads")
+
+
+def _adopt(source: Address, encoder: M3Encoder, codec: str, fields: dict[str, str | None]) -> Store:
+    if source.engine == "chroma":
+        from bgem3.stores.chroma import ChromaStore
+
+        return ChromaStore.adopt(
+            source.place, encoder=encoder, collection=source.collection, codec=codec, show_progress=is_terminal()
+        )
+    from bgem3.stores.layouts import Layout
+    from bgem3.stores.qdrant import QdrantStore
+
+    store = source.make(layout=Layout(**fields) if fields["text"] else None)
+    assert isinstance(store, QdrantStore)  # Milvus was refused before
+    try:
+        return store.adopt(encoder, show_progress=is_terminal())
+    except BaseException:
+        store.close()
+        raise
+
+
+def _copy_texts(source: Address, target: Address, encoder: M3Encoder, text_field: str | None) -> int:
+    from tqdm.auto import tqdm
+
+    from bgem3.hybrid import HybridIndex
+    from bgem3.intake import slices
+    from bgem3.stores.foreign import read_foreign
+
+    with (
+        HybridIndex(encoder, target.make()) as index,
+        tqdm(unit="chunk", desc="Adding", disable=not is_terminal()) as bar,
+    ):
+        for part in slices(read_foreign(source, text_field), _SLICE):
+            index.add([c.text for c in part], ids=[c.id for c in part], metadatas=[c.metadata for c in part])
+            bar.update(len(part))
+        return index.count()
