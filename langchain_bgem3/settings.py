@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
 
 if TYPE_CHECKING:
     from bgem3.encoder import M3Encoder
@@ -25,6 +25,9 @@ _OPTIONS = {
     "cache_folder": "cache_dir",
     "local_files_only": "local_files_only",
     "num_threads": "num_threads",
+    "base_url": "base_url",
+    "api_key": "api_key",
+    "timeout": "timeout",
 }
 # Fields whose value in force is what a loaded encoder says.
 _DESCRIBED = ("backend", "precision", "device", "max_length", "overflow", "window", "window_overlap")
@@ -46,8 +49,8 @@ class EncoderSettings(BaseModel):
         description="A hub id or a folder.",
     )
     revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
-    backend: str = Field(default="auto", description="auto, onnx, torch or flag.")
-    precision: str = Field(default="auto", description="auto, float32, bfloat16 or float16.")
+    backend: str = Field(default="auto", description="auto, onnx, openvino, torch, flag or remote.")
+    precision: str = Field(default="auto", description="auto, float32, bfloat16, float16, int8 or int4.")
     device: str | None = Field(default=None, description="A torch device name; None: a GPU where there is one.")
     max_length: int | None = Field(default=None, description="Tokens of one forward pass; None: the model's limit.")
     overflow: str = Field(default="window", description="What happens past max_length: window, truncate or error.")
@@ -56,6 +59,10 @@ class EncoderSettings(BaseModel):
     cache_folder: str | None = Field(default=None, description="Where downloads are kept.")
     local_files_only: bool = Field(default=False, description="Never use the network.")
     num_threads: int | None = Field(default=None, description="Threads of the forward pass.")
+
+    base_url: str | None = Field(default=None, description="A server that runs the model: bgem3 serve, or vLLM.")
+    api_key: SecretStr | None = Field(default=None, description="Its key; None: the variable BGEM3_API_KEY.")
+    timeout: float = Field(default=60.0, description="Seconds that an answer of it may take.")
 
     _shared: Any = PrivateAttr(default=None)
 
@@ -66,6 +73,8 @@ class EncoderSettings(BaseModel):
             super().__init__(**self._prepared(fields))
             self._check()
             _ = self.shared  # a checkpoint that cannot be used is an error here, not at the first text
+            if self.base_url is not None:
+                self._take_name()
 
     @classmethod
     def from_encoder(cls, encoder: M3Encoder, **fields: Any) -> Self:
@@ -79,6 +88,8 @@ class EncoderSettings(BaseModel):
 
         described = encoder.describe()
         settings = {"model_name": str(described["model"]), **{name: described[name] for name in _DESCRIBED}}
+        if described["backend"] == "remote":
+            settings |= {"base_url": described["device"], "device": None}
         blank = {name: EncoderSettings.model_fields[name].get_default() for name in _OPTIONS}
         shared = share(encoder, _options({**blank, **settings}))
         made = cls(**{**settings, **fields})
@@ -96,7 +107,7 @@ class EncoderSettings(BaseModel):
         if self._shared is None:
             from bgem3.shared import load_shared
 
-            self._shared = self._wants(load_shared(_options({name: getattr(self, name) for name in _OPTIONS})))
+            self._shared = self._wants(load_shared(self._options()))
         shared: SharedEncoder = self._shared
         return shared
 
@@ -116,6 +127,19 @@ class EncoderSettings(BaseModel):
     def _prepared(cls, fields: dict[str, Any]) -> dict[str, Any]:
         """Return the fields of what a caller passed."""
         return fields
+
+    def _options(self) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in _OPTIONS}
+        if self.base_url is not None and "model_name" not in self.model_fields_set:
+            values["model_name"] = None  # whatever the server has
+        return _options(values)
+
+    def _take_name(self) -> None:
+        """Show the name of the server's model, and be found by it."""
+        from bgem3.shared import share
+
+        self.model_name = str(self.shared.encoder.describe()["model"])
+        share(self.shared.encoder, self._options())
 
     def _check(self) -> None:
         """Refuse values the class has no use for."""
@@ -137,4 +161,6 @@ class EncoderSettings(BaseModel):
 
 
 def _options(values: dict[str, Any]) -> dict[str, Any]:
-    return {option: values[name] for name, option in _OPTIONS.items()}
+    options = {option: values[name] for name, option in _OPTIONS.items()}
+    key = options["api_key"]
+    return {**options, "api_key": key.get_secret_value() if isinstance(key, SecretStr) else key}

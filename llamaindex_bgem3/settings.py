@@ -27,6 +27,9 @@ _OPTIONS = {
     "cache_folder": "cache_dir",
     "local_files_only": "local_files_only",
     "num_threads": "num_threads",
+    "base_url": "base_url",
+    "api_key": "api_key",
+    "timeout": "timeout",
 }
 # Fields whose value in force is what the loaded encoder says.
 _DESCRIBED = ("backend", "precision", "device", "max_length", "overflow", "window", "window_overlap")
@@ -36,7 +39,7 @@ class EncoderSettings(BaseModel):
     """The options of `M3Encoder.from_pretrained` as public fields.
 
     The ingestion cache hashes public fields, so that a changed setting is noticed; what changes
-    no vector (`device`, `num_threads`) is left out. Objects with equal settings share one model,
+    no vector (`device`, `num_threads`, `api_key`, `timeout`) is left out. Objects with equal settings share one model,
     and one forward pass for the same text. The model is never pickled: a worker process loads its
     own when it first needs it.
     """
@@ -50,8 +53,8 @@ class EncoderSettings(BaseModel):
 
     model_name: str = Field(default=DEFAULT_MODEL, description="A hub id or a folder.")
     revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
-    backend: str = Field(default="auto", description="auto, onnx, torch or flag.")
-    precision: str = Field(default="auto", description="auto, float32, bfloat16 or float16.")
+    backend: str = Field(default="auto", description="auto, onnx, openvino, torch, flag or remote.")
+    precision: str = Field(default="auto", description="auto, float32, bfloat16, float16, int8 or int4.")
     max_length: int | None = Field(default=None, description="Tokens of one forward pass; None: the model's limit.")
     overflow: str = Field(default="window", description="What happens past max_length: window, truncate or error.")
     window: int | None = Field(default=None, description="Tokens of a window; None: max_length.")
@@ -60,6 +63,10 @@ class EncoderSettings(BaseModel):
     local_files_only: bool = Field(default=False, description="Never use the network.")
     device: str | None = Field(default=None, exclude=True, description="A torch device name.")
     num_threads: int | None = Field(default=None, exclude=True, description="Threads of the forward pass.")
+
+    base_url: str | None = Field(default=None, description="A server that runs the model: bgem3 serve, or vLLM.")
+    api_key: str | None = Field(default=None, exclude=True, repr=False, description="Its key; None: BGEM3_API_KEY.")
+    timeout: float = Field(default=60.0, exclude=True, description="Seconds that an answer of it may take.")
 
     _shared: Any = PrivateAttr(default=None)
 
@@ -73,6 +80,8 @@ class EncoderSettings(BaseModel):
             super().__init__(**fields)
             self._check()
             _ = self.shared  # a checkpoint that cannot be used is an error here, not at the first text
+            if self.base_url is not None:
+                self._take_name()
 
     @classmethod
     def from_encoder(cls, encoder: M3Encoder, **fields: Any) -> Self:
@@ -86,6 +95,8 @@ class EncoderSettings(BaseModel):
 
         described = encoder.describe()
         settings = {"model_name": str(described["model"]), **{name: described[name] for name in _DESCRIBED}}
+        if described["backend"] == "remote":
+            settings |= {"base_url": described["device"], "device": None}
         blank = {name: EncoderSettings.model_fields[name].get_default() for name in _OPTIONS}
         shared = share(encoder, _options({**blank, **settings}))
         made = cls(**{**settings, **fields})
@@ -103,9 +114,22 @@ class EncoderSettings(BaseModel):
         if self._shared is None:
             from bgem3.shared import load_shared
 
-            self._shared = self._wants(load_shared(_options({name: getattr(self, name) for name in _OPTIONS})))
+            self._shared = self._wants(load_shared(self._options()))
         shared: SharedEncoder = self._shared
         return shared
+
+    def _options(self) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in _OPTIONS}
+        if self.base_url is not None and "model_name" not in self.model_fields_set:
+            values["model_name"] = None  # whatever the server has
+        return _options(values)
+
+    def _take_name(self) -> None:
+        """Show the name of the server's model, and be found by it."""
+        from bgem3.shared import share
+
+        self.model_name = str(self.shared.encoder.describe()["model"])
+        share(self.shared.encoder, self._options())
 
     def _check(self) -> None:
         """Refuse values the class has no use for."""

@@ -100,7 +100,7 @@ class Checkpoint:
         folder: Where the files lie.
         name: What the user asked for.
         form: The form of the weights that was taken: "torch" or "onnx"; "converted" where the folder holds only
-            forms made by `bgem3 convert`.
+            forms made by `bgem3 convert`; "none" where none was asked for.
         config: Sizes and constants of the encoder.
         sparse_head: `(1, hidden_size)`: one weight per token.
         multi_vector_head: `(multi_dim, hidden_size)`: one vector per token.
@@ -113,7 +113,7 @@ class Checkpoint:
 
     folder: Path
     name: str
-    form: Form | Literal["converted"]
+    form: Form | Literal["converted", "none"]
     config: Config
     sparse_head: LinearHead
     multi_vector_head: LinearHead
@@ -122,6 +122,11 @@ class Checkpoint:
     onnx_path: Path | None
     weights_sha256: str
     fingerprint: str
+
+    @property
+    def vocab_size(self) -> int:
+        """Width of a sparse row."""
+        return self.config.vocab_size
 
     @property
     def positions(self) -> int:
@@ -146,7 +151,7 @@ def load_checkpoint(
     Args:
         model: A folder, or a hub id such as "BAAI/bge-m3".
         forms: The forms of the weights that will do, best first. Only the first one that the
-            checkpoint has is downloaded; `Checkpoint.form` tells which.
+            checkpoint has is downloaded; `Checkpoint.form` tells which. Empty: weights are not needed.
         revision: Branch, tag or commit on the hub.
         cache_dir: The Hugging Face cache to use.
         local_files_only: Download nothing.
@@ -188,7 +193,7 @@ def _open(folder: Path, name: str, forms: Sequence[Form]) -> Checkpoint:
     present = {file for file in (*TORCH_FILES, ONNX_FILE) if (folder / file).is_file()}
     form = next((form for form in forms if main_file(present, form)), None)
     made = converted_precisions(folder)
-    if form is None and not made:
+    if forms and form is None and not made:
         raise no_form(name, forms)
     config = _read_config(folder / "config.json")
     sparse = _read_head(folder / "sparse_linear.pt", config.hidden_size, outputs=1)
@@ -198,7 +203,7 @@ def _open(folder: Path, name: str, forms: Sequence[Form]) -> Checkpoint:
     return Checkpoint(
         folder=folder,
         name=name,
-        form=form or "converted",
+        form=form or ("converted" if forms else "none"),
         config=config,
         sparse_head=sparse,
         multi_vector_head=multi_vector,
@@ -301,5 +306,7 @@ def _weights_sha256(folder: Path, present: set[str], converted: Sequence[str]) -
     if converted:
         return read_json(folder / CONVERTED / converted[0] / FORM_FILE).get("weights", "")
     graph = folder / ONNX_FILE
+    if ONNX_FILE not in present:
+        return ""
     data = sorted(external_data(graph))
     return sha256("".join(file_sha256(graph.parent / name) for name in (graph.name, *data)).encode()).hexdigest()

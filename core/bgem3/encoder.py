@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from threading import Semaphore
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array
 from tqdm.auto import tqdm
 
 from bgem3.assembly import Assembly, TokenSequences, merge_tokens
-from bgem3.backends.base import Backend, HeadOutputs
-from bgem3.backends.choice import choose_forms, make_backend
+from bgem3.backends.base import Backend, HeadOutputs, Model
+from bgem3.backends.choice import DEFAULT_MODEL, is_remote, load_backend
 from bgem3.backends.processor import processor_name
 from bgem3.batching import Merger, ahead, in_flight, token_batches
-from bgem3.checkpoint import Checkpoint, load_checkpoint
 from bgem3.embeddings import M3Embeddings
 from bgem3.errors import BackendError, BGEM3Error, InvalidInputError
 from bgem3.lengths import Lengths, Overflow, fit
@@ -31,9 +32,8 @@ _TOKENISE_TEXTS = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Request:
-    texts: Sequence[str]
+    prepare: Callable[[], TokenSequences]
     heads: tuple[Head, ...]
-    max_length: int | None
 
 
 class M3Encoder:
@@ -46,22 +46,22 @@ class M3Encoder:
         fingerprint: Hash of configuration, tokenizer, heads and weights, the same for every backend.
     """
 
-    def __init__(self, checkpoint: Checkpoint, backend: Backend, lengths: Lengths) -> None:
-        self._checkpoint = checkpoint
+    def __init__(self, model: Model, backend: Backend, lengths: Lengths) -> None:
+        self._model = model
         self._backend = backend
         self._gate = Semaphore(backend.concurrency)
         self._merger: Merger[_Request, M3Embeddings] = Merger(self._encode_merged)
         self.lengths = lengths
-        self.tokenizer = M3Tokenizer(checkpoint.tokenizer_path)
+        self.tokenizer = M3Tokenizer(model.tokenizer_path)
         self.backend, self.precision, self.device = backend.name, backend.precision, backend.device
         self.dim, self.multi_dim = backend.dim, backend.multi_dim
-        self.vocab_size = checkpoint.config.vocab_size
-        self.fingerprint = checkpoint.fingerprint
+        self.vocab_size = model.vocab_size
+        self.fingerprint = model.fingerprint
 
     @classmethod
     def from_pretrained(
         cls,
-        model: str | Path = "BAAI/bge-m3",
+        model: str | Path | None = None,
         *,
         backend: str = "auto",
         precision: str = "auto",
@@ -75,13 +75,17 @@ class M3Encoder:
         local_files_only: bool = False,
         num_threads: int | None = None,
         show_progress: bool = True,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        timeout: float = 60.0,
     ) -> M3Encoder:
-        """Load a checkpoint from a folder or, through the Hugging Face cache, from the hub.
+        """Load a checkpoint from a folder or, through the Hugging Face cache, from the hub; or ask a server.
 
         Args:
-            model: A folder or a hub id.
+            model: A folder or a hub id; None: "BAAI/bge-m3", or what the server at base_url has.
             backend: `onnx` (onnxruntime), `openvino`, `torch`, `flag` (FlagEmbedding), or `auto`: torch where a GPU or
                 bfloat16 is at hand, else onnx, else torch. Only the files it reads are downloaded.
+                `remote`: a server at base_url.
             precision: `float32`; `bfloat16` (torch, openvino), `float16` (torch on a GPU), `int8` and `int4` (onnx,
                 openvino), which are converted on first use and kept. `auto`: bfloat16 where the hardware has it,
                 else float32.
@@ -96,32 +100,34 @@ class M3Encoder:
             local_files_only: Never use the network.
             num_threads: Threads of the forward pass; None: the library's own choice.
             show_progress: Show a bar while files are downloaded.
+            base_url: A server that runs the model: `bgem3 serve`, or vLLM with the architecture BgeM3EmbeddingModel.
+            api_key: Its key; None: the variable BGEM3_API_KEY.
+            timeout: Seconds that an answer of it may take.
 
         Raises:
             InvalidInputError: an option is unknown or out of range.
             CheckpointError: the checkpoint is not there, incomplete, damaged or unsafe.
             MissingExtraError: the backend is not installed.
             BackendError: the backend has no such precision or device.
+            RemoteConnectionError, RemoteAccessError: the server is not there, too slow, or refuses the key.
         """
-        backend, device, forms = choose_forms(backend, device, precision)
-        checkpoint = load_checkpoint(
-            model,
-            forms=forms,
-            revision=revision,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            show_progress=show_progress,
-        )
-        lengths = Lengths.resolve(checkpoint.positions, max_length, overflow, window, window_overlap)
-        engine = make_backend(
-            backend,
-            checkpoint,
-            precision=precision,
-            device=device,
-            num_threads=num_threads,
-            show_progress=show_progress,
-        )
-        return cls(checkpoint, engine, lengths)
+        files: dict[str, Any] = {
+            "revision": revision,
+            "cache_dir": cache_dir,
+            "local_files_only": local_files_only,
+            "show_progress": show_progress,
+        }
+        found: Model
+        engine: Backend
+        if is_remote(backend, base_url, device, num_threads):
+            from bgem3.backends.connect import connect
+
+            found, engine = connect(
+                str(base_url), model, api_key=api_key, timeout=timeout, precision=precision, **files
+            )
+        else:
+            found, engine = load_backend(model or DEFAULT_MODEL, backend, precision, device, num_threads, **files)
+        return cls(found, engine, Lengths.resolve(found.positions, max_length, overflow, window, window_overlap))
 
     def encode(
         self,
@@ -196,7 +202,22 @@ class M3Encoder:
         Arguments, result and errors are those of `encode`. An error in one caller's texts, or its
         cancellation, reaches that caller alone.
         """
-        request = _Request(texts, _check_heads(heads), max_length)
+        request = _Request(partial(self._prepare, texts, max_length), _check_heads(heads))
+        return await asyncio.wrap_future(self._merger.submit(request))
+
+    async def aencode_tokens(self, ids: Sequence[IntArray], *, heads: Collection[Head] = HEADS) -> M3Embeddings:
+        """Encode texts that this checkpoint's tokenizer has read already, as `aencode` does.
+
+        Args:
+            ids: One array of token ids a text, `<s> ... </s>`; nothing is cut.
+            heads: Which representations to compute.
+
+        Raises:
+            InvalidInputError: an array is empty or longer than the checkpoint reads, or holds an id beyond its
+                vocabulary; names its position.
+            BackendError: as `encode`.
+        """
+        request = _Request(partial(self._prepare_ids, ids), _check_heads(heads))
         return await asyncio.wrap_future(self._merger.submit(request))
 
     aencode_queries = aencode
@@ -232,7 +253,7 @@ class M3Encoder:
         """Return what runs here: model, backend, precision, device, widths, lengths, fingerprint."""
         names = ("backend", "precision", "device", "dim", "multi_dim", "vocab_size", "fingerprint")
         own = {name: getattr(self, name) for name in names}
-        return {"model": self._checkpoint.name, **own, "processor": processor_name(), **asdict(self.lengths)}
+        return {"model": self._model.name, **own, "processor": processor_name(), **asdict(self.lengths)}
 
     def close(self) -> None:
         """End the worker thread of the async methods; waits for what was submitted."""
@@ -254,6 +275,15 @@ class M3Encoder:
     def _prepare(self, texts: Sequence[str], max_length: int | None, first: int = 0) -> TokenSequences:
         lengths = self.lengths.shortened(max_length)
         return TokenSequences.of_parts(fit(self.tokenizer.encode(_check_texts(texts), first), lengths, first=first))
+
+    def _prepare_ids(self, ids: Sequence[IntArray]) -> TokenSequences:
+        for position, one in enumerate(ids):
+            if not 0 < len(one) <= self._model.positions or one.min() < 0 or one.max() >= self.vocab_size:
+                raise InvalidInputError(
+                    f"ids[{position}]: expected 1 to {self._model.positions} ids below {self.vocab_size}, got {len(one)}. "
+                    f"Fix: ids of this checkpoint's tokenizer, long texts in windows"
+                )
+        return TokenSequences.of_parts([[one] for one in ids])
 
     def _run(self, sequences: TokenSequences, heads: tuple[Head, ...], show_progress: bool = False) -> M3Embeddings:
         lengths, backend = sequences.lengths, self._backend
@@ -278,7 +308,7 @@ class M3Encoder:
         groups: dict[tuple[Head, ...], dict[int, TokenSequences]] = {}
         for number, request in enumerate(requests):
             try:
-                prepared = self._prepare(request.texts, request.max_length)
+                prepared = request.prepare()
             except BGEM3Error as error:
                 results[number] = error
             else:

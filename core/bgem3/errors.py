@@ -14,6 +14,8 @@ BGEM3Error
 │   ├── CheckpointNotFoundError (FileNotFoundError)
 │   └── CheckpointFileError (ValueError)   truncated, of a wrong shape, or unsafe
 ├── BackendError (RuntimeError)            the forward pass failed or is not possible here
+│   ├── RemoteConnectionError (ConnectionError)  the server that encodes is not there, too slow or too busy
+│   └── RemoteAccessError (PermissionError)      it refused the key
 ├── ChatModelError (RuntimeError)          the language model gave no answer
 └── StoreError (RuntimeError)              what is stored cannot be read or changed
     ├── StoreClosedError
@@ -103,6 +105,14 @@ class CheckpointFileError(CheckpointError, ValueError):
 
 class BackendError(BGEM3Error, RuntimeError):
     """A forward pass failed, or the machine cannot do what was asked."""
+
+
+class RemoteConnectionError(BackendError, ConnectionError):
+    """The server that encodes cannot be reached, does not answer in time, or stays busy."""
+
+
+class RemoteAccessError(BackendError, PermissionError):
+    """The server that encodes refused the key: missing, wrong or expired."""
 
 
 class ChatModelError(BGEM3Error, RuntimeError):

@@ -52,8 +52,8 @@ def fetch(
 ) -> Path:
     """Return the folder of a hub repository's files in the Hugging Face cache, downloading what is missing.
 
-    The first of `forms` that the repository has is downloaded, the others are not. Without a
-    connection the files downloaded before are used.
+    The first of `forms` that the repository has is downloaded, the others are not; with no forms none is.
+    Without a connection the files downloaded before are used.
 
     Raises:
         CheckpointNotFoundError: no such repository or revision, no access to it, a file that is
@@ -101,13 +101,14 @@ def _download(
     hashes = {file.rfilename: file.lfs.sha256 if file.lfs else None for file in info.siblings or ()}
     form, weights = _choose(model, hashes, forms)
     options: dict[str, Any] = {"cache_dir": cache_dir, "tqdm_class": tqdm if show_progress else _Silent}
-    small = [*COMMON_FILES, weights] if form == "onnx" else list(COMMON_FILES)
+    small = [*COMMON_FILES, weights] if forms and form == "onnx" else list(COMMON_FILES)
     folder = Path(_snapshot(model, small, revision=revision, **options))
     if folder.name != info.sha:
         raise CheckpointError(f"{model}: the repository changed during the download. Fix: try again")
-    large = _external_files(model, folder / weights, hashes) if form == "onnx" else [weights]
-    if large:
-        _snapshot(model, large, revision=info.sha, **options)
+    if forms:
+        large = _external_files(model, folder / weights, hashes) if form == "onnx" else [weights]
+        if large:
+            _snapshot(model, large, revision=info.sha, **options)
     _record(folder, hashes)
     return folder
 
@@ -119,7 +120,7 @@ def _choose(model: str, names: dict[str, str | None], forms: Sequence[Form]) -> 
                 f"{model}: the repository has no {name}, so it is no BGE-M3 checkpoint. Fix: a repository with "
                 f"{', '.join(COMMON_FILES)}, such as BAAI/bge-m3"
             )
-    for form in forms:
+    for form in forms or ("torch", "onnx"):
         if weights := main_file(set(names), form):
             return form, weights
     raise no_form(model, forms)
@@ -179,7 +180,7 @@ def _cached(model: str, revision: str | None, cache_dir: str | Path | None) -> P
 def _is_complete(folder: Path, forms: Sequence[Form]) -> bool:
     names = {name for name in (*COMMON_FILES, *TORCH_FILES, ONNX_FILE) if (folder / name).is_file()}
     form = next((form for form in forms if main_file(names, form)), None)
-    if form is None or not names.issuperset(COMMON_FILES):
+    if not names.issuperset(COMMON_FILES) or (forms and form is None):
         return False
     try:
         needed = external_data(folder / ONNX_FILE) if form == "onnx" else {}

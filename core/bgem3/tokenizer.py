@@ -21,13 +21,14 @@ class M3Tokenizer:
     different lengths get each other's ids. Here that state is set once and texts are cut by us.
 
     Args:
-        path: The checkpoint's `tokenizer.json`.
+        path: The checkpoint's `tokenizer.json`; kept as an attribute.
 
     Raises:
         CheckpointFileError: the file is not a tokenizer, or lacks a special token.
     """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception for any malformed file

@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from typing_extensions import TypeIs
+
 from bgem3.embeddings import M3Embeddings
 from bgem3.encoder import M3Encoder
 from bgem3.errors import BGEM3Error
-from bgem3.types import HEADS, Head
+from bgem3.types import HEADS, Head, IntArray
 from bgem3_server.metrics import Metrics
 from bgem3_server.problems import ApiError, over_limit
 from bgem3_server.settings import Limits, ServerSettings
@@ -70,8 +72,8 @@ class Engine:
         else:
             self._metrics.ready.set(1)
 
-    async def encode(self, texts: Sequence[str], heads: Collection[Head] = HEADS) -> Encoded:
-        """Encode texts within the limits; those of concurrent requests share forward passes.
+    async def encode(self, texts: Sequence[str] | Sequence[IntArray], heads: Collection[Head] = HEADS) -> Encoded:
+        """Encode texts or their token ids within the limits; those of concurrent requests share forward passes.
 
         Raises:
             ApiError: the model is not loaded yet, there are too many texts, or one is too long.
@@ -80,10 +82,10 @@ class Engine:
         encoder = self.encoder
         tokens = await self.check(texts)
         slices = [texts[start : start + _SLICE] for start in range(0, len(texts), _SLICE)] or [[]]
-        parts = [await encoder.aencode(part, heads=heads) for part in slices]
+        parts = [await _encode(encoder, part, heads) for part in slices]
         return Encoded(parts[0] if len(parts) == 1 else M3Embeddings.concatenate(parts), tokens)
 
-    async def check(self, texts: Sequence[str]) -> int:
+    async def check(self, texts: Sequence[str] | Sequence[IntArray]) -> int:
         """Count the tokens of texts, and refuse too many texts or one that is too long."""
         limits = self._settings.limits
         if len(texts) > limits.max_texts:
@@ -113,8 +115,21 @@ def _load(settings: ServerSettings) -> M3Encoder:
     return encoder
 
 
-def _count(encoder: M3Encoder, texts: Sequence[str], limits: Limits) -> int:
-    lengths = [len(ids) for ids in encoder.tokenizer.encode(texts)]
+async def _encode(
+    encoder: M3Encoder, part: Sequence[str] | Sequence[IntArray], heads: Collection[Head]
+) -> M3Embeddings:
+    if _is_read(part):
+        return await encoder.aencode_tokens(part, heads=heads)
+    return await encoder.aencode(part, heads=heads)
+
+
+def _is_read(texts: Sequence[str] | Sequence[IntArray]) -> TypeIs[Sequence[IntArray]]:
+    """Tell token ids from texts; both of one kind."""
+    return len(texts) > 0 and not isinstance(texts[0], str)
+
+
+def _count(encoder: M3Encoder, texts: Sequence[str] | Sequence[IntArray], limits: Limits) -> int:
+    lengths = [len(ids) for ids in (texts if _is_read(texts) else encoder.tokenizer.encode(texts))]
     if limits.max_tokens is not None and lengths and max(lengths) > limits.max_tokens:
         raise over_limit(422, "max_tokens", limits.max_tokens, max(lengths), f"tokens in text {_longest(lengths)}")
     return sum(lengths)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 
 from bgem3 import M3Encoder
 from bgem3_server.app import create_app
 from bgem3_server.settings import ServerSettings
+from tests.support.servers import serve_encoder
 
 MINI = Path(__file__).parents[2] / "examples" / "bge-m3-mini"
 
@@ -52,12 +50,5 @@ def client(make_client: ClientFactory) -> TestClient:
 @pytest.fixture(scope="module")
 def base_url(encoder: M3Encoder) -> Iterator[str]:
     """Return the address of a server on loopback."""
-    app = create_app(ServerSettings(model=str(MINI)), encoder=encoder)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with serve_encoder(MINI, encoder) as url:
+        yield url

@@ -12,16 +12,25 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "serving.md").read_text("utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
 
 
 def test_the_openai_example_runs(base_url, encoder):
-    (block,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+    block, *_ = PYTHON
     code = block.replace("http://127.0.0.1:8080", base_url).replace('"bge-m3"', '"bge-m3-mini"')
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     first = done.stdout.splitlines()[0].split()
     assert first[0] == str(encoder.dim)
     assert first[-1] == f"{encoder.multi_dim}]"
+
+
+@pytest.mark.parametrize("block", PYTHON[1:], ids=["encoder", "frameworks"])
+def test_the_clients_run(base_url, block):
+    code = block.replace("http://127.0.0.1:8080", base_url)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "remote" in done.stdout
 
 
 def test_every_call_of_the_guide_exists(client):

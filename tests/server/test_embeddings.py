@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from hashlib import sha256
 
 import numpy as np
 import openai
@@ -102,7 +103,27 @@ def test_another_width_is_refused(client, encoder):
     assert f"this model has {encoder.dim}" in answer.json()["error"]["message"]
 
 
-def test_token_ids_are_refused(client):
-    answer = client.post("/v1/embeddings", json={"input": [[1, 2, 3]]})
+def test_token_ids_need_the_fingerprint_of_their_tokenizer(client, encoder):
+    ids = [one.tolist() for one in encoder.tokenizer.encode(TEXTS)]
+    answer = client.post("/v1/embeddings", json={"input": ids})
     assert answer.status_code == 422
     assert answer.json()["error"]["param"].startswith("body.input")
+    answer = client.post("/v1/embeddings", json={"input": ids, "fingerprint": "f" * 64})
+    assert answer.status_code == 409
+    assert "Fix: send texts" in answer.json()["error"]["message"]
+    answer = client.post("/v1/embeddings", json={"input": ids, "fingerprint": encoder.fingerprint}).json()
+    np.testing.assert_allclose([one["embedding"] for one in answer["data"]], encoder.encode(TEXTS).dense, atol=1e-5)
+    assert answer["usage"]["total_tokens"] == sum(map(len, ids))
+
+
+@pytest.mark.parametrize("ids", [[[]], [[0, 10**6, 2]], [[0, 10**30]], [[-1]], [[0] * 9000]])
+def test_token_ids_that_cannot_be(client, encoder, ids):
+    answer = client.post("/v1/embeddings", json={"input": ids, "fingerprint": encoder.fingerprint})
+    assert answer.status_code == 422
+
+
+def test_the_tokenizer_is_the_one_its_hash_says(client, encoder):
+    (model,) = client.get("/v1/models").json()["data"]
+    content = client.get("/v1/tokenizer").content
+    assert content == encoder.tokenizer.path.read_bytes()
+    assert model["tokenizer_sha256"] == sha256(content).hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from bgem3.types import FloatArray, Head, IntArray
@@ -23,6 +24,35 @@ class HeadOutputs:
     dense: FloatArray | None
     token_weights: FloatArray | None
     token_vectors: FloatArray | None
+
+
+class Model(Protocol):
+    """What is known of a model besides its forward pass: a `Checkpoint`, or what a server says of its own."""
+
+    @property
+    def name(self) -> str:
+        """What `M3Encoder.describe` shows."""
+        ...
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """Its `tokenizer.json`."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Width of a sparse row."""
+        ...
+
+    @property
+    def positions(self) -> int:
+        """The longest input in tokens, special tokens included."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits; the same for every form of one checkpoint."""
+        ...
 
 
 class Backend(Protocol):

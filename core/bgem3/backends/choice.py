@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 from bgem3.backends.accelerator import has_cuda
 from bgem3.backends.base import Backend
 from bgem3.backends.processor import has_bfloat16
-from bgem3.checkpoint import Checkpoint
+from bgem3.checkpoint import Checkpoint, load_checkpoint
 from bgem3.errors import BackendError, InvalidInputError, MissingExtraError
 from bgem3.forms import converted_form, converted_precisions
 from bgem3.hub import Form
 
-BACKENDS = ("auto", "torch", "onnx", "openvino", "flag")
+DEFAULT_MODEL = "BAAI/bge-m3"
+BACKENDS = ("auto", "torch", "onnx", "openvino", "flag", "remote")
 # What each backend computes in; of these, torch and flag run float16 on a GPU only.
 PRECISIONS: dict[str, tuple[str, ...]] = {
     "torch": ("float32", "bfloat16", "float16"),
@@ -22,6 +25,44 @@ PRECISIONS: dict[str, tuple[str, ...]] = {
     "flag": ("float32", "float16"),
 }
 _PACKAGES = {"torch": "torch", "openvino": "openvino", "flag": "FlagEmbedding"}
+
+
+def is_remote(backend: str, base_url: str | None, device: str | None, num_threads: int | None) -> bool:
+    """Tell whether a server encodes, and refuse options that only one side of it has.
+
+    Raises:
+        InvalidInputError: base_url is missing, or stands beside another backend, a device or threads.
+    """
+    if base_url is None:
+        if backend == "remote":
+            raise InvalidInputError("base_url: backend='remote' needs one. Fix: base_url='http://host:8080'")
+        return False
+    if backend not in ("auto", "remote"):
+        raise InvalidInputError(f"base_url: got {base_url!r} beside backend={backend!r}. Fix: backend='remote'")
+    if device is not None or num_threads is not None:
+        given = "device" if device is not None else "num_threads"
+        raise InvalidInputError(f"{given}: the server at base_url decides it. Fix: leave {given} out")
+    return True
+
+
+def load_backend(
+    model: str | Path, backend: str, precision: str, device: str | None, num_threads: int | None, **files: Any
+) -> tuple[Checkpoint, Backend]:
+    """Load a checkpoint in the form that a backend reads, and the backend; `files` are options of `load_checkpoint`.
+
+    Raises:
+        InvalidInputError, CheckpointError, MissingExtraError, BackendError: as `M3Encoder.from_pretrained`.
+    """
+    backend, device, forms = choose_forms(backend, device, precision)
+    checkpoint = load_checkpoint(model, forms=forms, **files)
+    return checkpoint, make_backend(
+        backend,
+        checkpoint,
+        precision=precision,
+        device=device,
+        num_threads=num_threads,
+        show_progress=files["show_progress"],
+    )
 
 
 def choose_forms(backend: str, device: str | None, precision: str = "auto") -> tuple[str, str | None, tuple[Form, ...]]:

@@ -11,25 +11,32 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from bgem3.embeddings import M3Embeddings
-from bgem3.types import HEADS, FloatArray, Head
+from bgem3.types import HEADS, FloatArray, Head, IntArray
+from bgem3_server.engine import Engine
 from bgem3_server.json_body import JSON, StrictRoute
 from bgem3_server.parts import ERRORS, Parts, check_model
 from bgem3_server.problems import ApiError
 from bgem3_server.schemas import TEXTS, Usage
 
 router = APIRouter(route_class=StrictRoute)
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Base64 = Annotated[str, Field(description="Base64 of little-endian float32.")]
 
 
 class EmbeddingsBody(BaseModel):
-    """OpenAI's request, and `heads`. Fields of OpenAI's that mean nothing here are accepted."""
+    """OpenAI's request, `heads` and `fingerprint`. Fields of OpenAI's that mean nothing here are accepted."""
 
     model_config = ConfigDict(
         protected_namespaces=(),
         json_schema_extra={"examples": [{"input": TEXTS, "heads": ["dense", "sparse", "multi_vector"]}]},
     )
 
-    input: str | list[str] = Field(description="One text or several.")
+    input: str | list[str] | list[list[TokenId]] = Field(
+        description="One text or several; or, with `fingerprint`, the token ids of several, `<s> ... </s>`."
+    )
+    fingerprint: str | None = Field(
+        None, description="That of `/v1/models`: says that this model's tokenizer made the token ids."
+    )
     model: str | None = Field(None, description="The model's name; left out: the one that is served.")
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, description="The width of a dense vector; nothing else is offered.")
@@ -70,7 +77,7 @@ class EmbeddingsAnswer(BaseModel):
 async def embeddings(body: EmbeddingsBody, parts: Parts) -> JSON:
     """Encode texts: the dense vectors, and in the same pass the other heads that `heads` names."""
     model = check_model(body.model, parts.engine)
-    texts = [body.input] if isinstance(body.input, str) else body.input
+    texts = _texts(body, parts.engine)
     dim = parts.engine.encoder.dim
     if body.dimensions not in (None, dim):
         raise ApiError(422, f"dimensions: got {body.dimensions}, this model has {dim}. Fix: leave it out")
@@ -79,6 +86,23 @@ async def embeddings(body: EmbeddingsBody, parts: Parts) -> JSON:
     data = [_item(encoded.embeddings, row, write) for row in range(len(texts))]
     usage = {"prompt_tokens": encoded.tokens, "total_tokens": encoded.tokens}
     return JSON({"object": "list", "data": data, "model": model, "usage": usage})
+
+
+def _texts(body: EmbeddingsBody, engine: Engine) -> list[str] | list[IntArray]:
+    """Return the texts of a request, or their token ids if they are of this model's tokenizer."""
+    if isinstance(body.input, str):
+        return [body.input]
+    own = engine.encoder.fingerprint
+    if body.fingerprint not in (None, own):
+        message = f"fingerprint: this server's model is {own[:16]}, got {body.fingerprint[:16]!r}. Fix: send texts"
+        raise ApiError(409, message, param="body.fingerprint")
+    texts = [one for one in body.input if isinstance(one, str)]
+    if len(texts) == len(body.input):
+        return texts
+    if body.fingerprint is None:
+        message = "input: token ids need the fingerprint of their tokenizer's model beside them. Fix: send texts"
+        raise ApiError(422, message, param="body.input")
+    return [np.array(ids, np.int64) for ids in body.input]
 
 
 def _item(embeddings: M3Embeddings, row: int, write: Callable[[FloatArray], object]) -> dict[str, Any]:

@@ -7,9 +7,11 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 from fastapi import APIRouter, Response
+from fastapi.responses import FileResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict
 
+from bgem3.fingerprint import file_sha256
 from bgem3_server.json_body import JSON
 from bgem3_server.parts import ERRORS, Parts
 
@@ -82,10 +84,18 @@ async def metrics(parts: Parts) -> Response:
 @router.get("/v1/models", response_model=ModelsAnswer, responses=ERRORS)
 async def models(parts: Parts) -> JSON:
     """List the model that is served, as OpenAI does, and describe it."""
-    described: dict[str, Any] = {**parts.engine.encoder.describe(), "model": parts.engine.names[0]}
+    encoder = parts.engine.encoder
+    tokenizer = file_sha256(encoder.tokenizer.path)
+    described: dict[str, Any] = {**encoder.describe(), "model": parts.engine.names[0], "tokenizer_sha256": tokenizer}
     return JSON(
         {"object": "list", "data": [{"id": parts.engine.names[0], "object": "model", "owned_by": "bgem3", **described}]}
     )
+
+
+@router.get("/v1/tokenizer", response_class=FileResponse, responses=ERRORS)
+async def tokenizer(parts: Parts) -> FileResponse:
+    """Give the model's `tokenizer.json`, for clients that send token ids; `/v1/models` has its SHA-256."""
+    return FileResponse(parts.engine.encoder.tokenizer.path, media_type="application/json")
 
 
 @router.get("/v1/info", response_model=Info, responses=ERRORS)
