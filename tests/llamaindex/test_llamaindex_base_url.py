@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -57,8 +57,8 @@ def test_store_retriever_and_reranker(remote, url):
     assert reranker.shared is remote.shared
 
 
-def test_serialised_and_pickled(remote):
-    made = pickle.loads(pickle.dumps(remote))
+def test_a_copy_asks_the_same_server(remote):
+    made = ForkingPickler.loads(ForkingPickler.dumps(remote))
     assert made.get_query_embedding("key") == remote.get_query_embedding("key")
     fields = remote.to_dict()
     assert "secret" not in repr(remote) + repr(fields)
