@@ -85,11 +85,14 @@ def milvus_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusCl
 
 @pytest.fixture(scope="session")
 def qdrant_server() -> Iterator[QdrantClient | None]:
-    """Return a client of the server that BGEM3_TEST_QDRANT_URL names; None where it names none."""
+    """Return a client of the server that BGEM3_TEST_QDRANT_URL names; None where it names none.
+
+    It speaks gRPC, or REST where BGEM3_TEST_QDRANT_REST is set.
+    """
     from qdrant_client import QdrantClient
 
     url = os.environ.get("BGEM3_TEST_QDRANT_URL")
-    client = QdrantClient(url=url, prefer_grpc=True, timeout=60) if url else None
+    client = QdrantClient(url=url, prefer_grpc="BGEM3_TEST_QDRANT_REST" not in os.environ, timeout=60) if url else None
     yield client
     if client:
         client.close()
