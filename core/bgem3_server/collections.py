@@ -9,15 +9,12 @@ from threading import Lock
 from bgem3.hybrid import HybridIndex
 from bgem3.stores.base import Store
 from bgem3.stores.memory import MemoryStore
-from bgem3.stores.opening import collection_names, open_store
+from bgem3.stores.opening import collection_names, drop_collection, open_store
 from bgem3_server.engine import Engine
 from bgem3_server.problems import ApiError, over_limit
 
 # Chroma's own rule, a little narrower: a name is also part of a file name.
 NAME_PATTERN = r"^[a-zA-Z0-9][a-zA-Z0-9._-]{1,61}[a-zA-Z0-9]$"
-
-# A filter that every document passes; an empty one is refused, since it is a slip more often than a wish.
-_EVERYTHING = {"$or": [{"_": {"$exists": True}}, {"_": {"$exists": False}}]}
 
 
 class Collections:
@@ -51,14 +48,14 @@ class Collections:
         """Return the names of all collections, sorted."""
         return await asyncio.to_thread(self._names)
 
-    async def drop(self, name: str) -> int:
-        """Delete all documents of a collection and return how many there were; a later use finds it empty."""
-        index = await self.get(name)
-        deleted = await index.adelete(where=_EVERYTHING)
-        if self._db is None:
-            with self._lock:
-                self._open.pop(name, None)
-        return deleted
+    async def drop(self, name: str) -> None:
+        """Delete a collection, its documents and its files; requests that still use it are answered with 503.
+
+        Raises:
+            ApiError: there is none of this name.
+            StoreError: another process writes to it, or the store refuses.
+        """
+        await asyncio.to_thread(self._drop, name)
 
     def close(self) -> None:
         """Close every index."""
@@ -78,9 +75,18 @@ class Collections:
             self._open[name] = HybridIndex(encoder, self._store(name))
             return self._open[name]
 
+    def _drop(self, name: str) -> None:
+        with self._lock:
+            if name not in self._names():
+                raise _unknown(name)
+            if index := self._open.pop(name, None):
+                index.close()
+            if self._db is not None:
+                drop_collection(self._db, name)
+
     def _check_new(self, name: str, create: bool, count: int) -> None:
         if not create:
-            raise ApiError(404, f"collection: none is called {name!r}. Fix: add documents to it first")
+            raise _unknown(name)
         if not re.fullmatch(NAME_PATTERN, name):
             raise ApiError(422, f"collection: got {name!r}, expected 3 to 63 of a-z, A-Z, 0-9, dot, dash, underscore")
         if count >= self._limit:
@@ -93,3 +99,7 @@ class Collections:
         if self._db is None:
             return sorted(self._open)
         return collection_names(self._db)
+
+
+def _unknown(name: str) -> ApiError:
+    return ApiError(404, f"collection: none is called {name!r}. Fix: add documents to it first")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bgem3 import HybridIndex, MemoryStore
+from bgem3 import ChromaStore, HybridIndex, M3Encoder, MemoryStore
 from bgem3_server.settings import Limits
 
 DOCUMENTS = [
@@ -91,9 +91,30 @@ def test_delete_by_id_and_by_filter(filled):
 
 
 def test_delete_the_collection(filled):
-    assert filled.delete("/v1/collections/parts").json() == {"deleted": 3}
-    assert filled.delete("/v1/collections/parts").status_code in (200, 404)
+    filled.post("/v1/collections/others/documents", json={"documents": DOCUMENTS[:2]})
+    assert filled.delete("/v1/collections/parts").json() == {"name": "parts", "deleted": True}
+    assert filled.delete("/v1/collections/parts").status_code == 404
+    assert filled.post("/v1/collections/parts/search", json={"query": "a"}).status_code == 404
+    assert filled.get("/v1/collections").json() == {"collections": [{"name": "others", "count": 2}]}
     assert filled.post("/v1/collections/parts/documents", json={"documents": DOCUMENTS[:1]}).json()["count"] == 1
+
+
+def test_a_collection_of_another_model_can_be_deleted(make_client, tmp_path, checkpoint):
+    with HybridIndex(M3Encoder.from_pretrained(checkpoint), ChromaStore(tmp_path / "db", collection="parts")) as index:
+        index.add(["a text"])
+    client = make_client(db=str(tmp_path / "db"))
+    assert client.get("/v1/collections/parts").status_code == 409
+    assert client.delete("/v1/collections/parts").status_code == 200
+    assert client.get("/v1/collections").json() == {"collections": []}
+
+
+def test_a_collection_that_another_program_writes_is_not_deleted(make_client, encoder, tmp_path):
+    with HybridIndex(encoder, ChromaStore(tmp_path / "db", collection="parts")) as index:
+        index.add(["a text"])
+        answer = make_client(db=str(tmp_path / "db")).delete("/v1/collections/parts")
+        assert answer.status_code == 409
+        assert "another process is writing" in answer.json()["error"]["message"]
+        assert index.count() == 1
 
 
 def test_collections_are_listed(filled):

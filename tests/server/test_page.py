@@ -181,6 +181,22 @@ def test_search_own_files(page: Page, tmp_path: Path):
     expect(page.locator("#search-problem")).to_contain_text("broken.jsonl, line 1: not JSON")
 
 
+def test_delete_a_collection(page: Page):
+    name = f"gone-{page.window}"
+    page.get_by_role("tab", name="Search").click()
+    page.get_by_role("textbox", name="Name").fill(name)
+    page.get_by_label("Or paste text").fill("Brake pads wear out.")
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.locator("#search-collection")).to_have_value(name)
+    asked: list[str] = []
+    for answer in ("dismiss", "accept"):
+        page.once("dialog", lambda dialog, answer=answer: (asked.append(dialog.message), getattr(dialog, answer)()))
+        page.get_by_role("button", name="Delete it").click()
+    expect(page.locator("#search-result")).to_have_text(f"{name} is deleted.")
+    expect(page.locator("#search-collection")).not_to_contain_text(name)
+    assert asked == [f"Delete {name} and all its documents?"] * 2
+
+
 def test_chat(page: Page):
     fill_samples(page)
     page.get_by_role("tab", name="Chat").click()

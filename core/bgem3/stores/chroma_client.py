@@ -239,6 +239,16 @@ def require_collection(name: str, *, path: Path | None, client: ClientAPI | None
         raise StoreNotFoundError(f"collection: none is called {name!r}, there are {', '.join(names) or 'none'}")
 
 
+def delete_collection(name: str, path: Path) -> None:
+    """Delete a collection of an embedded Chroma with all its chunks; one that is not there is left so."""
+    client = _embedded_client(path)
+    try:
+        if name in [collection.name for collection in client.list_collections()]:
+            client.delete_collection(name)
+    finally:
+        cast(Any, client).close()
+
+
 def _embedded_client(path: Path | None) -> ClientAPI:
     chromadb = _import_chroma()
     client: ClientAPI = chromadb.PersistentClient(str(path), settings=chromadb.Settings(anonymized_telemetry=False))

@@ -2,7 +2,8 @@
 
 import { call } from "./api.js";
 import { startBuild } from "./build.js";
-import { byId, drawPieces, element, fixed, HEADS, milliseconds, NAMES, onSubmit } from "./dom.js";
+import { listCollections } from "./collections.js";
+import { attempt, byId, drawPieces, element, fixed, HEADS, milliseconds, NAMES, onSubmit } from "./dom.js";
 import { parseFilter } from "./filter.js";
 
 export function startSearch() {
@@ -15,6 +16,7 @@ export function startSearch() {
     });
   }
   onSubmit(byId("search-form"), byId("search-problem"), search);
+  byId("search-drop").addEventListener("click", (event) => attempt(event.target, byId("search-problem"), drop));
 }
 
 function setWeights(values) {
@@ -22,6 +24,14 @@ function setWeights(values) {
     byId(`weight-${head}`).value = values[place];
     byId(`weight-${head}-value`).textContent = values[place];
   });
+}
+
+async function drop() {
+  const name = byId("search-collection").value;
+  if (!name || !confirm(`Delete ${name} and all its documents?`)) return;
+  await call("DELETE", `v1/collections/${name}`);
+  byId("search-result").replaceChildren(element("p", { className: "empty" }, `${name} is deleted.`));
+  await listCollections();
 }
 
 async function search() {

@@ -136,6 +136,13 @@ class DeleteAnswer(BaseModel):
     deleted: int
 
 
+class DropAnswer(BaseModel):
+    """The collection is gone."""
+
+    name: str
+    deleted: Literal[True] = True
+
+
 class CollectionView(BaseModel):
     """A collection."""
 
@@ -162,10 +169,11 @@ async def get_collection(name: Name, parts: Parts) -> JSON:
     return JSON(await _view(name, parts))
 
 
-@router.delete("/{name}", response_model=DeleteAnswer)
+@router.delete("/{name}", response_model=DropAnswer)
 async def delete_collection(name: Name, parts: Parts) -> JSON:
-    """Delete all documents of a collection."""
-    return JSON({"deleted": await parts.collections.drop(name)})
+    """Delete a collection with all its documents, whatever model it was made with."""
+    await parts.collections.drop(name)
+    return JSON({"name": name, "deleted": True})
 
 
 @router.post("/{name}/documents", response_model=IdsAnswer)
