@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Protocol
 
+from bgem3.embeddings import M3Embeddings
 from bgem3.errors import StoreCorruptError
 from bgem3.stores.base import Store
-from bgem3.types import Chunk
+from bgem3.types import Chunk, IndexSettings
 
 # Between a float32 and the float16 that some stores keep: 2 ** -11 of a number below 1, with room.
 _DENSE_TOLERANCE = 2e-3
+
+
+class Source(Protocol):
+    """What can be copied: a store, or an export."""
+
+    def open(self) -> IndexSettings:
+        """See `Store.open`."""
+
+    def scan(self, batch_size: int) -> Iterator[tuple[list[Chunk], M3Embeddings]]:
+        """See `Store.scan`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +45,7 @@ class CopyReport:
 
 
 def copy_store(
-    source: Store, target: Store, *, batch_size: int = 256, on_batch: Callable[[int], object] = lambda _: None
+    source: Source, target: Store, *, batch_size: int = 256, on_batch: Callable[[int], object] = lambda _: None
 ) -> CopyReport:
     """Copy every chunk with its vectors, a batch at a time, and read each back.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from importlib.metadata import version
+from keyword import iskeyword
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -18,7 +19,7 @@ from bgem3.errors import BGEM3Error, InvalidInputError
 if TYPE_CHECKING:
     import typer
 
-# Command -> the module that holds the function of that name (a hyphen becomes an underscore).
+# Command -> the module that holds its function.
 COMMANDS: dict[str, str] = {
     "convert": "bgem3.cli.convert",
     "encode": "bgem3.cli.texts",
@@ -27,9 +28,12 @@ COMMANDS: dict[str, str] = {
     "search": "bgem3.cli.collections",
     "ingest": "bgem3.cli.ingest",
     "copy": "bgem3.cli.ingest",
+    "export": "bgem3.cli.portable",
+    "import": "bgem3.cli.portable",
     "info": "bgem3.cli.storage",
     "verify": "bgem3.cli.storage",
     "repair": "bgem3.cli.storage",
+    "compact": "bgem3.cli.storage",
     "backfill": "bgem3.cli.backfill",
     "chat": "bgem3.cli.chat",
     "eval": "bgem3.cli.quality",
@@ -53,8 +57,13 @@ def make_app() -> typer.Typer:
     )
     app.callback()(_options)
     for name, module in COMMANDS.items():
-        app.command(name)(getattr(import_module(module), name.replace("-", "_")))
+        app.command(name)(getattr(import_module(module), function_name(name)))
     return app
+
+
+def function_name(command: str) -> str:
+    """Return the name of a command's function, e.g. `import_` for `import`."""
+    return f"{command}_" if iskeyword(command) else command.replace("-", "_")
 
 
 def _options() -> None:

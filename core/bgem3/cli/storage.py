@@ -1,4 +1,4 @@
-"""`bgem3 info`, `verify` and `repair`: look after the collections of an embedded Chroma."""
+"""`bgem3 info`, `verify`, `repair` and `compact`: look after the collections of an embedded Chroma."""
 
 from __future__ import annotations
 
@@ -108,6 +108,33 @@ def repair(
         return
     _show(mended)
     console().print(f"{count} chunks, {len(mended)} mended")
+
+
+def compact(*, db: DbOption = "./db", collection: CollectionOption = "bgem3", as_json: JsonOption = False) -> None:
+    """Give back the space that deleted and replaced chunks left, and tell how much it is.
+
+    Needs about the size of the largest part in free space while it runs.
+    """
+    from bgem3.stores.chroma import ChromaStore
+    from bgem3.stores.chroma_upkeep import compact as squeeze
+
+    store = ChromaStore(db, collection=collection)
+    try:
+        store.open()
+        before = _sizes(Path(db), collection)
+        squeeze(store)
+    finally:
+        store.close()
+    after = _sizes(Path(db), collection)
+    freed = sum(before.values()) - sum(after.values())
+    if as_json:
+        write_json({"before": before, "after": after, "freed": freed})
+        return
+    shown = table("", "before", "after", text=[""])
+    for part, size in before.items():
+        shown.add_row(part, decimal(size), decimal(after[part]))
+    console().print(shown)
+    console().print(f"{decimal(max(freed, 0))} given back")
 
 
 def _show(problems: Mapping[str, Problem]) -> None:

@@ -104,6 +104,23 @@ class LexicalIndex:
             part.dead = len(part.segment) - int(np.count_nonzero(part.alive))
         self._parts = [part for part in self._parts if part.dead < len(part.segment)]
 
+    def compact(self) -> None:
+        """Leave removed rows out of memory, and merge segments until each is as large as it may be."""
+        self._settle()
+        groups: list[list[_Part]] = []
+        size = SEGMENT_ROWS
+        for part in self._parts:
+            living = len(part.segment) - part.dead
+            if size + living > SEGMENT_ROWS:
+                groups.append([])
+                size = 0
+            groups[-1].append(part)
+            size += living
+        self._parts = [
+            group[0] if len(group) == 1 and not group[0].dead else _part(merge([(p.segment, p.alive) for p in group]))
+            for group in groups
+        ]
+
     def top(self, query: csr_array, n: int, allowed: IntArray | None = None) -> tuple[IntArray, FloatArray]:
         """Return the `n` best rows with a score above 0, and their scores, best first; ties by row.
 

@@ -167,8 +167,9 @@ class _FloatCodec(_RecordCodec):
 class _CodeCodec(_RecordCodec):
     """A few bits a dimension, multiplied as integers: the query becomes int8, one scale a vector.
 
-    With o the unit vector and x the grid point its codes stand for, q.x / (o.x) estimates q.o; for a
-    rotated o without bias. 1 / (o.x) is what the record keeps beside the codes; a plain codec keeps 1 / |x|.
+    With o the vector and x the grid point its codes stand for, o.o q.x / (o.x) estimates q.o; for a rotated o
+    without bias. o.o / (o.x) is what the record keeps beside the codes, so that what was decoded is encoded to the
+    same record again; a plain codec keeps 1 / |x|.
 
     Source: RaBitQ (arXiv 2405.12497), theorem 3.2; more bits as in arXiv 2409.09913.
     """
@@ -203,8 +204,11 @@ class _CodeCodec(_RecordCodec):
         """Return what the similarity with a grid point is multiplied with, `(n,)`."""
         if self._bits == 8:
             return np.asarray(step)[:, 0]
-        overlap = np.einsum("ij,ij->i", turned if self._rotated else grid, grid)
-        factors: FloatArray = 1 / np.maximum(overlap if self._rotated else np.sqrt(overlap), np.float32(1e-3))
+        if not self._rotated:
+            return np.asarray(1 / np.maximum(np.linalg.norm(grid, axis=1), np.float32(1e-3)), dtype=np.float32)
+        # Squares are 1 for what an encoder gives, and not for what another store decoded.
+        squares, overlap = (np.einsum("ij,ij->i", turned, other) for other in (turned, grid))
+        factors: FloatArray = squares / np.maximum(overlap, np.float32(1e-3))
         return factors
 
     def _squeeze(self, codes: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -37,6 +37,17 @@ def drop_orphans(sidecar: Sidecar) -> None:
         sidecar.database.run(f"DELETE FROM rows WHERE {_ORPHANS}")
 
 
+def compact(sidecar: Sidecar) -> None:
+    """Write the file anew without the space that deleted rows left. Needs its size again while it runs.
+
+    Raises:
+        StoreWriteError: the disk is full; nothing was changed.
+        StoreLockedError: another process holds the file.
+    """
+    sidecar.database.run("VACUUM")
+    sidecar.database.run("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
 def rows_with_wrong_fields(sidecar: Sidecar, rows: IntArray) -> set[int]:
     """Return those of the rows whose filter fields are not what their metadata says."""
     fields: dict[int, list[tuple[Any, ...]]] = {row: [] for row in rows.tolist()}

@@ -17,7 +17,6 @@ from bgem3.errors import (
     InvalidInputError,
     StoreClosedError,
     StoreError,
-    StoreNotFoundError,
     StoreWriteError,
 )
 from bgem3.index.lexical import LexicalIndex
@@ -28,7 +27,7 @@ from bgem3.index_settings import encode_passages, settings_of
 from bgem3.stores.base import check_settings
 from bgem3.stores.chroma_client import check_keys, require_collection
 from bgem3.stores.chroma_graph import Graph
-from bgem3.stores.chroma_opening import Opener
+from bgem3.stores.chroma_opening import Opener, agree, prepare
 from bgem3.stores.chroma_search import ChromaSearcher, retried
 from bgem3.stores.local import run_plan
 from bgem3.stores.writer_lock import WriterLock
@@ -295,25 +294,19 @@ class ChromaStore:
     def _open(self, settings: IndexSettings | None) -> None:
         stem = self._folder / f"bgem3-{self._name}"
         path = Path(f"{stem}.sqlite3")
-        if settings is None and not path.exists():
-            raise StoreNotFoundError(f"{path}: not there. Fix: another path or collection, or pass it to HybridIndex")
         if self._adopts:
             require_collection(self._name, path=self._path, client=self._client)
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreWriteError(f"{self._folder}: cannot be made ({error}). Fix: choose a writable path") from error
+        prepare(path, exists=settings is None)
         self._writer = WriterLock(Path(f"{stem}.lock"), self._name)
         self._sidecar = Sidecar(path, codec=self._codec_name)
         try:
-            self._settings = self._agree(settings)
+            self._settings = agree(self._sidecar, settings)
             self._codec: Codec = get_codec(self._sidecar.codec, self._settings.multi_dim)
-            graph = Graph(self._path, self._name, lock=Path(f"{stem}.graph.lock"), sidecar=self._sidecar)
-            self._graph = graph
+            lock = Path(f"{stem}.graph.lock")
+            self._graph = Graph(self._path, self._name, lock=lock, sidecar=self._sidecar)
             self._opener = Opener(
-                self._name, self._sidecar, self._writer, graph,
-                path=self._path, client=self._client, adopt=self._adopts,
-            )  # fmt: skip
+                self._name, self._sidecar, self._writer, self._graph, self._path, self._client, adopt=self._adopts
+            )
             self._collection = self._opener.open()
             self._settle_after_crash()
             self._load()
@@ -321,15 +314,6 @@ class ChromaStore:
             self._sidecar.close()
             raise
         self._opened = True
-
-    def _agree(self, settings: IndexSettings | None) -> IndexSettings:
-        """Return what the index was made with; write it down where it is new."""
-        if self._sidecar.settings is None and settings is not None:
-            self._sidecar.save_settings(settings)
-        if self._sidecar.settings is None:
-            raise StoreNotFoundError(f"{self._sidecar.path}: nothing was stored yet. Fix: pass it to HybridIndex")
-        check_settings(self._sidecar.settings, settings or self._sidecar.settings)
-        return self._sidecar.settings
 
     def _settle_after_crash(self) -> None:
         """Settle what a crash left, unless another process is writing it right now."""
@@ -362,6 +346,15 @@ class ChromaStore:
         """Open Chroma again: its client keeps vectors that went, and can hang after a disk was full."""
         self._collection.close()
         self._collection = self._searcher.collection = self._opener.reopen()
+
+    @contextmanager
+    def released(self) -> Iterator[Path | None]:
+        """Let go of Chroma's files within, and tell their folder; None where a server has them."""
+        self._collection.close()
+        try:
+            yield self._path
+        finally:
+            self._collection = self._searcher.collection = self._opener.reopen()
 
     def _check_open(self) -> None:
         if self._closed:

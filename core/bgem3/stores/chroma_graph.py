@@ -148,7 +148,26 @@ class Graph:
         return json.dumps({"saved": saved, "files": files})
 
     def _database(self) -> sqlite3.Connection:
-        return sqlite3.connect(f"{(self._path or Path()) / 'chroma.sqlite3'}", timeout=30)
+        return _connect(self._path or Path())
+
+
+def vacuum(path: Path) -> None:
+    """Write Chroma's database anew without the space that deleted records left. Nobody may have it open.
+
+    Raises:
+        StoreWriteError: the disk is full, or another program holds it; nothing was changed.
+    """
+    try:
+        with closing(_connect(path)) as database:
+            database.execute("VACUUM")
+    except sqlite3.Error as error:
+        raise StoreWriteError(
+            f"{path}: {error}. Fix: free disk space, or close the program that has it open"
+        ) from error
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path / "chroma.sqlite3", timeout=30)
 
 
 def _size_and_time(path: Path) -> list[int]:

@@ -9,18 +9,50 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bgem3.errors import IndexMismatchError, StoreError
+from bgem3.errors import IndexMismatchError, StoreError, StoreNotFoundError, StoreWriteError
 from bgem3.index.sidecar import Sidecar
 from bgem3.intake import slices
+from bgem3.stores.base import check_settings
 from bgem3.stores.chroma_client import ChromaCollection
 from bgem3.stores.chroma_graph import Graph
 from bgem3.stores.writer_lock import WriterLock
+from bgem3.types import IndexSettings
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
 
 _log = logging.getLogger(__name__)
 _SLICE = 1000
+
+
+def prepare(path: Path, *, exists: bool) -> None:
+    """Make the folder of a sidecar file.
+
+    Raises:
+        StoreNotFoundError: the file should exist and does not.
+        StoreWriteError: the folder cannot be made.
+    """
+    if exists and not path.exists():
+        raise StoreNotFoundError(f"{path}: not there. Fix: another path or collection, or pass it to HybridIndex")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreWriteError(f"{path.parent}: cannot be made ({error}). Fix: choose a writable path") from error
+
+
+def agree(sidecar: Sidecar, settings: IndexSettings | None) -> IndexSettings:
+    """Return what the index was made with; write it down where it is new.
+
+    Raises:
+        StoreNotFoundError: nothing was written down yet, and nothing is given.
+        IndexMismatchError: it was made with other settings.
+    """
+    if sidecar.settings is None and settings is not None:
+        sidecar.save_settings(settings)
+    if sidecar.settings is None:
+        raise StoreNotFoundError(f"{sidecar.path}: nothing was stored yet. Fix: pass it to HybridIndex")
+    check_settings(sidecar.settings, settings or sidecar.settings)
+    return sidecar.settings
 
 
 class Opener:
@@ -42,9 +74,9 @@ class Opener:
         sidecar: Sidecar,
         writer: WriterLock,
         graph: Graph,
-        *,
         path: Path | None,
         client: ClientAPI | None,
+        *,
         adopt: bool,
     ) -> None:
         self._name, self._sidecar, self._writer, self._graph = name, sidecar, writer, graph

@@ -15,6 +15,7 @@ from bgem3.index import upkeep
 from bgem3.index.sidecar import StoredRow, hash_text
 from bgem3.ingestion import text_slices
 from bgem3.intake import slices
+from bgem3.stores.chroma_graph import vacuum
 from bgem3.stores.chroma_search import ChromaSearcher
 from bgem3.types import Chunk, FloatArray
 
@@ -120,6 +121,25 @@ def backfill(
             bar.update(len(part))
     store.reload()
     return mended
+
+
+def compact(store: ChromaStore) -> None:
+    """Give back the space that deleted and replaced chunks left, in the sidecar, the lexical index and Chroma's database.
+
+    Chroma's graph keeps the vectors of deleted chunks; `Opener.mend` makes it again.
+
+    Raises:
+        StoreLockedError: another process writes, or reads at this moment.
+        StoreWriteError: the disk is full; what was not compacted is as it was.
+    """
+    with store.writing() as parts:
+        upkeep.drop_orphans(parts.sidecar)
+        upkeep.compact(parts.sidecar)
+        parts.lexical.compact()
+        store.snapshot.save(parts.lexical.segments())
+        with store.released() as folder:
+            if folder is not None:
+                vacuum(folder)
 
 
 def examine(parts: ChromaSearcher, ids: Sequence[str]) -> dict[str, Problem]:

@@ -7,7 +7,7 @@ import sys
 from importlib import import_module
 from importlib.metadata import version
 
-from bgem3.cli.main import COMMANDS
+from bgem3.cli.main import COMMANDS, function_name
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -20,7 +20,7 @@ def test_the_version():
 
 def test_every_command_has_a_function_with_a_docstring():
     for name, module in COMMANDS.items():
-        assert getattr(import_module(module), name.replace("-", "_")).__doc__
+        assert getattr(import_module(module), function_name(name)).__doc__
 
 
 def test_an_unknown_command_exits_with_2():

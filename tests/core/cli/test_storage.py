@@ -60,3 +60,35 @@ def test_damage_is_found_and_repaired_by_encoding_that_chunk_alone(db, checkpoin
 def test_a_collection_that_is_not_there(tmp_path):
     done = run("info", tmp_path)
     assert "not there" in str(done.exception)
+
+
+def test_compact_gives_back_what_deleted_chunks_took(tmp_path, checkpoint):
+    db, encoder = tmp_path / "db", M3Encoder.from_pretrained(checkpoint)
+    with HybridIndex(encoder, ChromaStore(db, codec="float32")) as index:
+        ids = index.add([f"{TEXTS[i % 3]} {i}" for i in range(300)])
+        index.delete(ids=ids[3:])
+    size = sum(path.stat().st_size for path in db.rglob("*") if path.is_file())
+    done = json.loads(run("compact", db, "--json").stdout)
+    left = sum(path.stat().st_size for path in db.rglob("*") if path.is_file())
+    assert done["before"]["sidecar"] > 4 * done["after"]["sidecar"]
+    assert done["after"]["chroma, all collections"] < done["before"]["chroma, all collections"]
+    assert size - left == pytest.approx(done["freed"], abs=100_000)
+    assert run("verify", db).stdout.strip() == "3 chunks, every one whole"
+    with HybridIndex(encoder, ChromaStore(db)) as index:
+        assert index.search(f"{TEXTS[1]} 1", k=1)[0].id == ids[1]
+    assert "given back" in run("compact", db).stdout
+
+
+def test_export_and_import(db, tmp_path):
+    def out(*arguments):
+        done = CliRunner().invoke(make_app(), list(map(str, arguments)))
+        return done.stdout if not done.exception else repr(done.exception)
+
+    folder, target = tmp_path / "export", f"qdrant:{tmp_path / 'q'}#parts"
+    assert json.loads(out("export", f"chroma:{db}", folder, "--codec", "binary", "--json"))["chunks"] == 3
+    assert "is not empty" in out("export", f"chroma:{db}", folder)
+    done = json.loads(out("import", folder, target, "--json"))
+    assert (done["copied"], done["skipped"], done["count"]) == (3, 0, 3)
+    assert "0 chunks imported, 3 were there, 3 in" in out("import", folder, target)
+    (folder / "chunks.jsonl").write_text("")
+    assert "has 0 bytes, expected" in out("import", folder, target)

@@ -133,3 +133,21 @@ def test_parts_by_hand():
     index = LexicalIndex()
     index.add(np.array([0]), row({1: 0.5, 2: 0.25, 5: 1.0}))
     assert index.parts(row({1: 2.0, 2: 4.0, 3: 1.0}), np.array([0])) == [{1: 1.0, 2: 1.0}]
+
+
+def test_compacting_leaves_removed_rows_out_and_answers_alike(monkeypatch):
+    monkeypatch.setattr("bgem3.index.lexical._WAITING", 1)
+    monkeypatch.setattr("bgem3.index.lexical.SEGMENT_ROWS", 8)
+    random = np.random.default_rng(3)
+    dense = random.random((20, 30)).astype(np.float32) * (random.random((20, 30)) < 0.3)
+    index = LexicalIndex()
+    for start in range(0, 20, 4):
+        index.add(np.arange(start, start + 4), csr_array(dense[start : start + 4]))
+    index.remove(np.array([1, 2, 9]))
+    query = csr_array(random.random((1, 30)).astype(np.float32))
+    before = index.top(query, 20)
+    assert sum(len(segment) for segment in index.segments()) > 17
+    index.compact()
+    assert [len(segment) for segment in index.segments()] == [6, 7, 4]
+    for old, new in zip(before, index.top(query, 20), strict=True):
+        np.testing.assert_array_equal(old, new)
