@@ -39,7 +39,11 @@ def to_node(chunk: Chunk | Hit) -> BaseNode:
     """Return the node of a chunk; one that did not come from LlamaIndex becomes a `TextNode`."""
     metadata: dict[str, Any] = dict(chunk.metadata)
     if _CONTENT in metadata:
-        return metadata_dict_to_node(metadata)
+        node = metadata_dict_to_node(metadata)
+        # Other stores of LlamaIndex take the text out of the node.
+        if _NODE_ID not in metadata and not node.get_content(MetadataMode.NONE):
+            node.set_content(chunk.text)
+        return node
     return TextNode(id_=chunk.id, text=chunk.text, metadata=metadata)
 
 

@@ -29,6 +29,7 @@ from bgem3.stores.chroma_client import check_keys, require_collection
 from bgem3.stores.chroma_graph import Graph
 from bgem3.stores.chroma_opening import Opener, agree, prepare
 from bgem3.stores.chroma_search import ChromaSearcher, retried
+from bgem3.stores.layouts import passage_of
 from bgem3.stores.local import run_plan
 from bgem3.stores.writer_lock import WriterLock
 from bgem3.types import Chunk, FloatArray, Hits, IndexSettings, Lexical, SearchPlan, Where
@@ -77,8 +78,9 @@ class ChromaStore:
         if sidecar is None and path is None:
             raise InvalidInputError("sidecar: a client needs a folder for the sidecar. Fix: sidecar='./side'")
         get_codec(codec, 1)
-        self._path = Path(path) if path is not None else None
-        self._folder = Path(sidecar if sidecar is not None else str(path))
+        # Resolved: Chroma keeps its clients by the path as it was written, whatever folder that meant then.
+        self._path = Path(path).resolve() if path is not None else None
+        self._folder = Path(sidecar if sidecar is not None else str(path)).resolve()
         self._name = collection
         self._client = client
         self._codec_name = codec
@@ -99,7 +101,7 @@ class ChromaStore:
         passage: Callable[[Chunk], str] | None = None,
         show_progress: bool = False,
     ) -> ChromaStore:
-        """Add what a collection of another program, e.g. langchain-chroma, lacks, and return a store over it.
+        """Add what a collection of another program, langchain-chroma or LlamaIndex, lacks, and return a store over it.
 
         Texts, ids and metadata stay as they are, so that program reads it as before; dense vectors are
         replaced where the encoder's differ. A call that broke off, or was made before the other program
@@ -113,7 +115,7 @@ class ChromaStore:
             sidecar: As the constructor.
             codec: As the constructor.
             lexical: As `HybridIndex`.
-            passage: The text to encode of a chunk; None: its text.
+            passage: The text to encode of a chunk; None: its text, and of a LlamaIndex node what LlamaIndex embeds.
             show_progress: Show a bar over the chunks.
 
         Raises:
@@ -127,7 +129,8 @@ class ChromaStore:
         store._adopts = True
         store.open(settings_of(encoder, lexical))
         try:
-            backfill(store, partial(encode_passages, encoder, lexical), passage=passage, show_progress=show_progress)
+            encode = partial(encode_passages, encoder, lexical)
+            backfill(store, encode, passage=passage or passage_of, show_progress=show_progress)
         except BaseException:
             store.close()
             raise

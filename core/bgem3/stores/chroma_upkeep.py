@@ -17,6 +17,7 @@ from bgem3.ingestion import text_slices
 from bgem3.intake import slices
 from bgem3.stores.chroma_graph import vacuum
 from bgem3.stores.chroma_search import ChromaSearcher
+from bgem3.stores.layouts import passage_of
 from bgem3.types import Chunk, FloatArray
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def backfill(
     store: ChromaStore,
     encode: Encode,
     *,
-    passage: Callable[[Chunk], str] | None = None,
+    passage: Callable[[Chunk], str] = passage_of,
     show_progress: bool = False,
 ) -> dict[str, Problem]:
     """Make the sidecar hold every chunk that Chroma has, and no other; encode only what it lacks.
@@ -92,7 +93,7 @@ def backfill(
     Args:
         store: Open, with a collection of its own or an adopted one.
         encode: Texts -> all three heads, as `index_settings.encode_passages`.
-        passage: The text to encode of a chunk; None: its text.
+        passage: The text to encode of a chunk.
         show_progress: Show a bar over the chunks.
 
     Returns:
@@ -115,7 +116,7 @@ def backfill(
                 problems = examine(parts, part)
                 found = parts.collection.get(list(problems))
                 for chunks in text_slices(found[id_][0] for id_ in problems if id_ in found):
-                    embeddings = encode([passage(chunk) if passage else chunk.text for chunk in chunks])
+                    embeddings = encode([passage(chunk) for chunk in chunks])
                     _index(store, parts, chunks, embeddings, {id_: pointer for id_, (_, pointer) in found.items()})
             mended |= problems
             bar.update(len(part))

@@ -56,6 +56,17 @@ def find_layout(payload: Mapping[str, Any]) -> Layout | None:
     return LAYOUTS["langchain"] if LAYOUTS["langchain"].text in payload else None
 
 
+def passage_of(chunk: Chunk) -> str:
+    """Return the text to encode of a chunk: its text; below its metadata where LlamaIndex took it out of a node."""
+    try:
+        node = json.loads(str(chunk.metadata[NODE]))
+        if node.get("text") or (node.get("text_resource") or {}).get("text"):
+            return chunk.text
+        return _embedded(node, chunk.text)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return chunk.text
+
+
 def node_text(payload: Mapping[str, Any]) -> str:
     """Return what LlamaIndex embeds of the node in a payload: its text below its metadata.
 

@@ -285,3 +285,18 @@ def test_dense_vectors_come_from_the_sidecar(store):
     vectors = store.dense_vectors(["b", "no"])
     assert list(vectors) == ["b"]
     np.testing.assert_allclose(vectors["b"], embed([store.get(["b"])[0].text]).dense[0], atol=1e-3)
+
+
+def test_a_relative_path_means_the_folder_it_meant(tmp_path, monkeypatch):
+    stores = []
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        stores.append(ChromaStore("./db"))
+        monkeypatch.chdir(tmp_path)
+        stores[-1].open(SETTINGS)
+        put(stores[-1], name)
+    assert [[chunk.id for chunk in store.get(["here", "there"])] for store in stores] == [["here"], ["there"]]
+    for store in stores:
+        store.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "there"]
