@@ -1,66 +1,133 @@
 #!/usr/bin/env python3
 """Install a built wheel into clean environments and use it there, outside the checkout.
 
-Usage: python tools/try_wheel.py dist/bgem3-*.whl ["" chroma langchain ...]
+Usage: python tools/try_wheel.py dist/bgem3-*.whl [--versions pinned|lowest|newest] [--python python3.13] [EXTRA ...]
 
-Without extras the plain install is tried. Each environment is new and thrown away; exit status 1 where one fails.
+Without extras the plain install is tried; "" among them is the plain install. `pinned` are the versions of
+constraints.txt, `lowest` the lower bounds of pyproject.toml, `newest` what the package index has; the last two are
+resolved by uv. torch is always the pinned one. Each environment is new and thrown away; exit status 1 where one fails.
 """
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+MINI = ROOT / "examples" / "bge-m3-mini"
 USES = """
 import sys
 from bgem3 import HybridIndex, M3Encoder, MemoryStore
-encoder = M3Encoder.from_pretrained(sys.argv[1])
-index = HybridIndex(encoder, MemoryStore())
-index.add(["Part KX-220B fits the small pump.", "Bees dance."], ids=["part", "bees"])
-assert index.search("Which part fits the pump?", k=1)[0].id == "part"
+model = sys.argv[1]
+encoder = M3Encoder.from_pretrained(model)
+texts, question = ["Part KX-220B fits the small pump.", "Bees dance."], "Which part fits the pump?"
+def found(store):
+    with HybridIndex(encoder, store) as index:
+        index.add(texts, ids=["part", "bees"])
+        return index.search(question, k=1)[0].id
+assert found(MemoryStore()) == "part"
 """
+CHROMA = "from bgem3 import ChromaStore; assert found(ChromaStore('db')) == 'part'"
+SERVER = """
+from bgem3_server.app import create_app
+from bgem3_server.settings import ServerSettings
+from fastapi.testclient import TestClient
+with TestClient(create_app(ServerSettings(model=model), encoder=encoder)) as client:
+    assert len(client.post('/v1/embeddings', json={'input': texts}).json()['data']) == 2
+"""
+LANGCHAIN = "from langchain_bgem3 import BGEM3Embeddings; embeddings = BGEM3Embeddings(model=model)"
+LLAMAINDEX = "from llamaindex_bgem3 import BGEM3Embedding; BGEM3Embedding(model_name=model).get_text_embedding('a')"
 # Extra -> what it must make possible, beyond the plain install's use.
 EXTRAS = {
     "": "",
-    "chroma": "from bgem3 import ChromaStore; HybridIndex(encoder, ChromaStore('db')).close()",
-    "qdrant": "from bgem3 import QdrantStore; import qdrant_client",
-    "milvus": "from bgem3 import MilvusStore; import pymilvus",
-    "langchain": "import langchain_bgem3 as m; [getattr(m, name) for name in ('BGEM3Embeddings', 'BGEM3VectorStore')]",
-    "llamaindex": "import llamaindex_bgem3 as m; [getattr(m, name) for name in m.__all__]",
-    "server": "import bgem3_server.app",
-    "torch": "M3Encoder.from_pretrained(sys.argv[1], backend='torch').encode(['a'])",
+    "chroma": CHROMA,
+    "qdrant": "from bgem3 import QdrantStore; assert found(QdrantStore(':memory:')) == 'part'",
+    "milvus": "from bgem3 import MilvusStore; assert found(MilvusStore('./milvus.db')) == 'part'",
+    "langchain": f"{LANGCHAIN}\nembeddings.embed_query('a')",
+    "langchain-qdrant": f"""{LANGCHAIN}
+from langchain_qdrant import QdrantVectorStore, RetrievalMode
+store = QdrantVectorStore.from_texts(texts, embedding=embeddings, sparse_embedding=embeddings.as_qdrant_sparse(),
+                                     retrieval_mode=RetrievalMode.HYBRID, location=":memory:")
+assert store.similarity_search(question, k=1)[0].page_content == texts[0]
+""",
+    "langchain-milvus": f"{LANGCHAIN}\nimport langchain_milvus; embeddings.as_milvus_sparse().embed_documents(texts)",
+    "llamaindex": LLAMAINDEX,
+    "llamaindex-milvus": """
+from llama_index.vector_stores.milvus import MilvusVectorStore
+from llamaindex_bgem3 import BGEM3SparseEmbedding
+BGEM3SparseEmbedding(model_name=model).as_milvus().encode_documents(texts)
+""",
+    "pdf": "import pypdf, bgem3.reading",
+    "chat": "from bgem3.chat import ChatModel; import openai; ChatModel.parse('ollama:a', None)",
+    "server": CHROMA + SERVER,
+    "demo": CHROMA + SERVER + LANGCHAIN + "\n" + LLAMAINDEX,
+    "eval": "import bgem3.evaluation.evaluate, bgem3.evaluation.report, ir_measures, matplotlib",
+    "mteb": "from bgem3.evaluation.mteb import MTEBModel",
+    "convert": "M3Encoder.from_pretrained(model, backend='onnx', precision='int8').encode(texts)",
+    "openvino": "M3Encoder.from_pretrained(model, backend='openvino').encode(texts)",
+    "ray": "import ray.data; from bgem3.records import read_records",
+    "torch": "M3Encoder.from_pretrained(model, backend='torch').encode(texts)",
+    "flag": "M3Encoder.from_pretrained(model, backend='flag').encode(texts)",
 }
+EXTRAS["all"] = "\n".join(EXTRAS[name] for name in ("demo", "qdrant", "milvus", "eval", "openvino", "torch", "flag"))
+TORCH = ("torch", "flag", "mteb", "all")
 
 
-def tried(wheel: Path, extra: str) -> bool:
-    """Return whether an extra's environment can be made and does what it is for."""
-    with tempfile.TemporaryDirectory() as folder:
-        python = str(Path(folder) / "env" / "bin" / "python")
-        requirement = f"{wheel.resolve()}[{extra}]" if extra else str(wheel.resolve())
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        steps = (
-            [sys.executable, "-m", "venv", str(Path(folder) / "env")],
-            [*pip, "-c", str(ROOT / "constraints.txt"), requirement],
-            [python, "-m", "pip", "check", "--disable-pip-version-check"],
-            [python, "-c", USES + EXTRAS[extra], str(ROOT / "examples" / "bge-m3-mini")],
-            [python, "-m", "bgem3", "--version"],
-        )
-        return all(subprocess.run(step, cwd=folder, check=False).returncode == 0 for step in steps)
+def requirements(wheel: Path, extra: str, versions: str, python: str, folder: Path) -> list[str]:
+    """Return pip's arguments that install the wheel with its dependencies in the versions asked for."""
+    if versions == "pinned":
+        return ["-c", str(ROOT / "constraints.txt"), f"{wheel.resolve()}[{extra}]" if extra else str(wheel.resolve())]
+    resolution = "lowest-direct" if versions == "lowest" else "highest"
+    resolved = folder / "requirements.txt"
+    command = ["uv", "pip", "compile", "--quiet", "--resolution", resolution, "--python-version", python]
+    command += [str(ROOT / "pyproject.toml"), "--output-file", str(resolved)]
+    subprocess.run(command + (["--extra", extra] if extra else []), check=True)
+    return ["--no-deps", "-r", str(resolved), str(wheel.resolve())]
 
 
-def main(wheel: str, *extras: str) -> int:
+def tried(wheel: Path, extra: str, versions: str, python: str) -> str:
+    """Return what came of making an extra's environment and using it there."""
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        own = str(folder / "env" / "bin" / "python")
+        pip = [own, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
+        try:
+            subprocess.run([python, "-m", "venv", str(folder / "env")], check=True)
+            found = subprocess.check_output([own, "-c", "import platform; print(platform.python_version())"], text=True)
+            subprocess.run([*pip, *requirements(wheel, extra, versions, found.strip(), folder)], check=True)
+            subprocess.run([own, "-m", "pip", "check", "--disable-pip-version-check"], check=True)
+            subprocess.run([own, "-c", USES + EXTRAS[extra], str(MINI)], cwd=folder, check=True)
+            subprocess.run([own, "-m", "bgem3", "--version"], cwd=folder, check=True)
+        except subprocess.CalledProcessError as error:
+            return f"FAILS at {' '.join(map(str, error.cmd[1:4]))}"
+        size = sum(path.stat().st_size for path in (folder / "env").rglob("*") if path.is_file()) / 2**20
+        return f"works, Python {found.strip()}, {size:,.0f} MB, {time.monotonic() - started:.0f} s"
+
+
+def main() -> int:
     """Try the extras and print which work."""
-    results = {extra: tried(Path(wheel), extra) for extra in extras or ("",)}
-    print(
-        "\n".join(
-            f"{'works' if good else 'FAILS'}: bgem3{f'[{extra}]' if extra else ''}" for extra, good in results.items()
-        )
-    )
-    return 0 if all(results.values()) else 1
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("wheel", type=Path)
+    parser.add_argument("extras", nargs="*", metavar="EXTRA", help=f'"" or one of {", ".join(EXTRAS)}')
+    parser.add_argument("--versions", default="pinned", choices=["pinned", "lowest", "newest"])
+    parser.add_argument("--python", default=sys.executable, help="interpreter to make the environments with")
+    args = parser.parse_intermixed_args()
+    failed = 0
+    for extra in args.extras or [""]:
+        if extra not in EXTRAS:
+            parser.error(f"{extra}: no such extra")
+        if args.versions != "pinned" and extra in TORCH:
+            parser.error(f"{extra} brings torch, which is tried as pinned only")
+        result = tried(args.wheel, extra, args.versions, args.python)
+        failed += result.startswith("FAILS")
+        print(f"bgem3{f'[{extra}]' if extra else ''}, {args.versions}: {result}", flush=True)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main())
