@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from bgem3.errors import InvalidInputError, InvalidMetadataError, MissingExtraError
+from bgem3.json_object import parse_object
 from bgem3.metadata import check_metadata
 from bgem3.types import Metadata, MetadataValue
 
@@ -117,17 +117,7 @@ def _csv(source: str, content: bytes) -> Iterator[_Piece]:
 
 def _jsonl(source: str, content: bytes) -> Iterator[_Piece]:
     lines = enumerate(_decoded(source, content).splitlines(), start=1)
-    yield from _records(source, ((number, _object(source, number, line)) for number, line in lines if line.strip()))
-
-
-def _object(source: str, number: int, line: str) -> dict[str, Any]:
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError(f"{source}, line {number}: not JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise InvalidInputError(f"{source}, line {number}: expected an object, got {type(found).__name__}")
-    return found
+    yield from _records(source, ((n, parse_object(line, f"{source}, line {n}")) for n, line in lines if line.strip()))
 
 
 def _records(source: str, rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[_Piece]:

@@ -10,6 +10,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from bgem3.errors import InvalidInputError, MissingExtraError
 from bgem3.intake import check_id
+from bgem3.json_object import parse_object
 from bgem3.metadata import check_metadata
 from bgem3.types import Chunk
 
@@ -58,19 +59,9 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    yield _object(line, f"{path}:{number}")
+                    yield parse_object(line, f"{path}:{number}")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"{path}: cannot be read ({error}). Fix: give a UTF-8 file that is there") from error
-
-
-def _object(line: str, place: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise InvalidInputError(f"{place}: not JSON ({error}). Fix: one object a line") from error
-    if not isinstance(record, dict):
-        raise InvalidInputError(f"{place}: expected an object, got {type(record).__name__}. Fix: one object a line")
-    return record
 
 
 def _parquet(path: Path) -> Iterator[dict[str, Any]]:

@@ -154,6 +154,11 @@ class Hit:
     scores: Mapping[Head, float]
     matches: Matches | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return all but the matches as JSON has it."""
+        own = {"id": self.id, "text": self.text, "score": self.score}
+        return {**own, "metadata": dict(self.metadata), "scores": dict(self.scores)}
+
 
 @dataclass(frozen=True, slots=True)
 class Ranked:

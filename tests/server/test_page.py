@@ -189,9 +189,10 @@ def test_delete_a_collection(page: Page):
     page.get_by_role("button", name="Add", exact=True).click()
     expect(page.locator("#search-collection")).to_have_value(name)
     asked: list[str] = []
+    unfold(page.locator("#options"))
     for answer in ("dismiss", "accept"):
         page.once("dialog", lambda dialog, answer=answer: (asked.append(dialog.message), getattr(dialog, answer)()))
-        page.get_by_role("button", name="Delete it").click()
+        page.get_by_role("button", name="Delete the collection").click()
     expect(page.locator("#search-result")).to_have_text(f"{name} is deleted.")
     expect(page.locator("#search-collection")).not_to_contain_text(name)
     assert asked == [f"Delete {name} and all its documents?"] * 2

@@ -18,7 +18,7 @@ from bgem3.cli.options import (
     PrecisionOption,
     open_index,
 )
-from bgem3.cli.output import console, hit_view, shortened, write_json_line
+from bgem3.cli.output import console, shortened, write_json_line
 
 if TYPE_CHECKING:
     from bgem3.chat import ChatModel, Turn
@@ -77,7 +77,7 @@ async def _answer(turns: list[Turn], opened: HybridIndex, model: ChatModel | Non
 
 def _finish(question: str, said: str, hits: Hits, as_json: bool) -> None:
     if as_json:
-        write_json_line({"question": question, "answer": said, "passages": [hit_view(hit) for hit in hits]})
+        write_json_line({"question": question, "answer": said, "passages": [hit.to_dict() for hit in hits]})
         return
     cited = [(number, hit) for number, hit in enumerate(hits, start=1) if f"[{number}]" in said]
     out = console()

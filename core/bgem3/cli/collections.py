@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,9 +19,10 @@ from bgem3.cli.options import (
     PrecisionOption,
     open_index,
 )
-from bgem3.cli.output import HEAD_NAMES, console, hit_view, is_terminal, shortened, table, write_json
+from bgem3.cli.output import HEAD_NAMES, console, is_terminal, shortened, table, write_json
 from bgem3.errors import InvalidInputError
 from bgem3.intake import slices
+from bgem3.json_object import parse_object
 from bgem3.types import HEADS, MODES, STRATEGIES, Hits, Weights
 
 if TYPE_CHECKING:
@@ -84,13 +84,14 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Search a collection by meaning, words and details."""
-    options: dict[str, Any] = {"k": k, "mode": mode, "strategy": strategy, "where": _where(where)}
-    options["weights"] = _weights(weights)
+    options: dict[str, Any] = {"k": k, "mode": mode, "strategy": strategy, "weights": _weights(weights)}
+    if where is not None:
+        options["where"] = parse_object(where, "--where", fix="""--where '{"lang": "zh"}'""")
     query = sys.stdin.read().strip() if query == "-" else query
     with open_index(db, collection, model, backend, precision, create=False) as opened:
         hits = opened.search(query, **options)
     if as_json:
-        write_json({"query": query, "hits": [hit_view(hit) for hit in hits]})
+        write_json({"query": query, "hits": [hit.to_dict() for hit in hits]})
     else:
         show_hits(hits)
 
@@ -133,18 +134,6 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InvalidInputError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def _where(text: str | None) -> dict[str, Any] | None:
-    if text is None:
-        return None
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise InvalidInputError(f'--where: not JSON ({error}). Fix: --where \'{{"lang": "zh"}}\'') from error
-    if not isinstance(found, dict):
-        raise InvalidInputError(f'--where: expected an object, got {text}. Fix: --where \'{{"lang": "zh"}}\'')
-    return found
 
 
 def _weights(text: str | None) -> Weights | None:

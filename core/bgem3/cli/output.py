@@ -11,8 +11,6 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from bgem3.types import Hit
-
 HEAD_NAMES = {"dense": "dense", "sparse": "sparse", "multi_vector": "multi-vector"}
 
 
@@ -38,17 +36,6 @@ def write_json(value: Any) -> None:
 def write_json_line(value: Any) -> None:
     """Write one line of JSON."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
-
-
-def hit_view(hit: Hit) -> dict[str, Any]:
-    """Return a hit as JSON shows it."""
-    return {
-        "id": hit.id,
-        "text": hit.text,
-        "metadata": dict(hit.metadata),
-        "score": hit.score,
-        "scores": dict(hit.scores),
-    }
 
 
 def is_terminal() -> bool:

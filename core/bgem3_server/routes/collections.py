@@ -12,7 +12,7 @@ from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from bgem3.encoder import M3Encoder
-from bgem3.types import Chunk, Head, Hit, Hits, Mode, Strategy
+from bgem3.types import Chunk, Head, Hits, Mode, Strategy
 from bgem3_server.collections import NAME_PATTERN
 from bgem3_server.json_body import JSON, StrictRoute
 from bgem3_server.parts import ERRORS, Parts, ServerParts
@@ -214,7 +214,7 @@ async def search(name: Name, body: SearchBody, parts: Parts) -> JSON:
         body.query, **body.model_dump(exclude={"query", "weights"}), weights=weights_of(body.weights)
     )
     seconds = time.perf_counter() - started
-    answer = {"hits": [_hit(hit) for hit in hits], "stages": [], "seconds": seconds}
+    answer = {"hits": [hit.to_dict() for hit in hits], "stages": [], "seconds": seconds}
     if body.explain:
         answer |= await asyncio.to_thread(_explained, hits, seconds, parts.engine.encoder)
     return JSON(answer)
@@ -223,18 +223,8 @@ async def search(name: Name, body: SearchBody, parts: Parts) -> JSON:
 def _explained(hits: Hits, seconds: float, encoder: M3Encoder) -> dict[str, Any]:
     stages = [asdict(stage) for stage in hits.stages]
     encoding = max(0.0, seconds - sum(stage.seconds for stage in hits.stages))
-    views = [{**_hit(hit), "matches": [asdict(piece) for piece in matching_pieces(encoder, hit)]} for hit in hits]
+    views = [{**hit.to_dict(), "matches": [asdict(piece) for piece in matching_pieces(encoder, hit)]} for hit in hits]
     return {"hits": views, "stages": [{"name": "encode", "candidates": 1, "seconds": encoding}, *stages]}
-
-
-def _hit(hit: Hit) -> dict[str, Any]:
-    return {
-        "id": hit.id,
-        "text": hit.text,
-        "metadata": dict(hit.metadata),
-        "score": hit.score,
-        "scores": dict(hit.scores),
-    }
 
 
 async def _view(name: str, parts: ServerParts) -> dict[str, Any]:
