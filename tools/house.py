@@ -37,8 +37,8 @@ LAZY = {
     "langchain_bgem3": CLIENTS | HEAVY,
     "llamaindex_bgem3": CLIENTS | HEAVY,
 }
-# Backends that exist to wrap one of them, and are themselves imported inside functions.
-MAY_LOAD = {"core/bgem3/backends/torch.py", "core/bgem3/backends/flag.py"}
+# Modules that exist to wrap one of them, and that nothing imports at load time.
+MAY_LOAD = {"core/bgem3/backends/torch.py", "core/bgem3/backends/flag.py", "core/bgem3/chroma_function.py"}
 
 
 def imports(nodes: list[ast.stmt] | Iterator[ast.AST]) -> Iterator[tuple[int, str]]:
