@@ -14,6 +14,8 @@ from bgem3.errors import (
     IndexMismatchError,
     InvalidMetadataError,
     MissingExtraError,
+    StoreAccessError,
+    StoreConnectionError,
     StoreError,
     StoreNotFoundError,
     StoreWriteError,
@@ -214,7 +216,9 @@ class ChromaCollection:
         except BGEM3Error:
             raise
         except Exception as error:  # chromadb raises its own, ValueError, httpx's and Rust's, with no common base
-            raise kind(f"collection {self.name!r}: Chroma refused ({type(error).__name__}: {error})") from error
+            raise _server_error(error, self.name) or kind(
+                f"collection {self.name!r}: Chroma refused ({type(error).__name__}: {error})"
+            ) from error
 
     def _change(self, n: int, change: Callable[[slice], object]) -> None:
         for part in self._parts(n):
@@ -247,6 +251,22 @@ def delete_collection(name: str, path: Path) -> None:
             client.delete_collection(name)
     finally:
         cast(Any, client).close()
+
+
+def _server_error(error: BaseException | None, name: str) -> StoreError | None:
+    """Return our error for one of a Chroma server's connection or key, whatever chromadb wrapped it in."""
+    while error is not None:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403):
+            return StoreAccessError(
+                f"collection {name!r}: the server refused the key ({status}). Fix: headers of chromadb.HttpClient"
+            )
+        if type(error).__module__.startswith(("httpx", "httpcore")) and status is None:
+            return StoreConnectionError(
+                f"collection {name!r}: the server cannot be reached ({type(error).__name__}: {error}). Fix: start it"
+            )
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _embedded_client(path: Path | None) -> ClientAPI:
