@@ -85,12 +85,19 @@ def repair(
     precision: PrecisionOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Make what is kept beside Chroma right again from Chroma's texts; encodes only what is missing or damaged."""
+    """Make what is kept beside Chroma right again from Chroma's texts; encodes only what is missing or damaged.
+
+    A file that is damaged as a whole, or of an older format, is put aside first; what of it can be read is kept.
+    """
     from bgem3.index_settings import encode_passages, settings_of
     from bgem3.stores.chroma import ChromaStore
+    from bgem3.stores.chroma_rescue import needs_rescue, rescue
     from bgem3.stores.chroma_upkeep import backfill as mend
 
     encoder = load_encoder(model, backend, precision)
+    rescued = None
+    if needs_rescue(Path(db) / f"bgem3-{collection}.sqlite3"):
+        rescued = rescue(Path(db), collection, settings_of(encoder, "m3"))
     store = ChromaStore(db, collection=collection)
     try:
         lexical = store.open().lexical
@@ -104,8 +111,10 @@ def repair(
     finally:
         store.close()
     if as_json:
-        write_json({"chunks": count, "mended": mended})
+        write_json({"chunks": count, "mended": mended} | ({} if rescued is None else {"rescued": rescued}))
         return
+    if rescued is not None:
+        console().print(f"the file was put aside as bgem3-{collection}.sqlite3.damaged; {rescued} rows of it are kept")
     _show(mended)
     console().print(f"{count} chunks, {len(mended)} mended")
 

@@ -108,8 +108,8 @@ class Database:
     def corrupt(self, reason: object) -> StoreCorruptError:
         """Return the error for a file that cannot be read."""
         return StoreCorruptError(
-            f"{self.path}: damaged, or not a sidecar ({reason}). Fix: restore a backup, or delete the file and its "
-            f"collection and add the texts again"
+            f"{self.path}: damaged, or not a sidecar ({reason}). Fix: restore a backup, or bgem3 repair, which keeps "
+            f"what can be read"
         )
 
     @contextmanager

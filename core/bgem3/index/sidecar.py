@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -33,7 +33,8 @@ from bgem3.index.database import Database
 from bgem3.stores.filters import FIELDS_SCHEMA, to_fields
 from bgem3.types import Chunk, FloatArray, IndexSettings, IntArray, Metadata, MetadataValue
 
-FORMAT = 1
+# 2: int8 codes are bytes around 128, and the vectors of other codecs may have any norm.
+FORMAT = 2
 _SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE rows (
@@ -108,10 +109,10 @@ class Sidecar:
 
     def _read_meta(self) -> None:
         meta = dict(self.database.select("SELECT key, value FROM meta"))
-        if meta.get("format") != str(FORMAT):
-            raise IndexMismatchError(
-                f"{self.path}: format {meta.get('format')}, expected {FORMAT}. Fix: use the version that made it"
-            )
+        if (found := meta.get("format")) != str(FORMAT):
+            older = str(found).isdecimal() and int(str(found)) < FORMAT
+            fix = f"{_repair(self.path)}, which encodes its texts again" if older else "use the version that made it"
+            raise IndexMismatchError(f"{self.path}: format {found}, expected {FORMAT}. Fix: {fix}")
         try:
             self.uuid, self.codec = str(meta["uuid"]), str(meta["codec"])
             self.settings = IndexSettings(**json.loads(meta["settings"])) if "settings" in meta else None
@@ -287,6 +288,20 @@ class Sidecar:
             yield rows, self.sparse_of(rows, vocab_size)
             rows = self.rows_after(int(rows[-1]), _SLICE)
 
+    def restore(self, row: Sequence[object]) -> None:
+        """Put a row of another sidecar down under its number, live; columns in the order of the table."""
+        self.database.run(f"INSERT INTO rows VALUES ({', '.join('?' * len(row))})", row)
+        self.database.run("INSERT INTO live VALUES (?, ?)", [row[1], row[0]])
+        with suppress(ValueError):
+            self.put_fields(int(str(row[0])), json.loads(str(row[3])))
+
+    def number_from(self, row: int) -> None:
+        """Give new rows numbers above this one."""
+        with self.database.transaction():
+            row = max(row, int(self.database.value("SELECT ifnull(max(row), 0) FROM rows")))
+            self.database.run("DELETE FROM sqlite_sequence WHERE name = 'rows'")
+            self.database.run("INSERT INTO sqlite_sequence VALUES ('rows', ?)", [row])
+
     def close(self) -> None:
         """Close the file."""
         self.database.close()
@@ -321,6 +336,10 @@ class Sidecar:
     def _check(self, id_: str, checksum: int, *blobs: bytes) -> None:
         if checksum_of(*blobs) != checksum:
             raise StoreCorruptError(f"{self.path}: chunk {id_!r} is damaged. Fix: add its text again")
+
+
+def _repair(path: Path) -> str:
+    return f"bgem3 repair --db {path.parent} --collection {path.stem.removeprefix('bgem3-')}"
 
 
 def old_rows(pending: Sequence[Pending]) -> IntArray:

@@ -92,3 +92,14 @@ def test_export_and_import(db, tmp_path):
     assert "0 chunks imported, 3 were there, 3 in" in out("import", folder, target)
     (folder / "chunks.jsonl").write_text("")
     assert "has 0 bytes, expected" in out("import", folder, target)
+
+
+def test_repair_keeps_what_can_be_read_of_a_damaged_file(db, checkpoint):
+    path = db / "bgem3-bgem3.sqlite3"
+    path.write_bytes(b"no SQLite file")
+    assert "Fix: restore a backup, or bgem3 repair" in str(run("verify", db).exception)
+    done = run("repair", db, "--model", checkpoint)
+    assert "put aside as bgem3-bgem3.sqlite3.damaged; 0 rows of it are kept" in done.stdout
+    assert "3 chunks, 3 mended" in done.stdout
+    assert run("verify", db).exit_code == 0
+    assert path.with_name(f"{path.name}.damaged").read_bytes() == b"no SQLite file"

@@ -190,12 +190,19 @@ def test_a_damaged_or_foreign_file_is_refused(path, sidecar, damage):
             again.close()
 
 
-def test_another_format_is_refused(path, sidecar):
+@pytest.mark.parametrize(
+    ("found", "fix"),
+    [
+        ("99", "use the version that made it"),
+        ("1", "bgem3 repair --db .* --collection .*, which encodes its texts again"),
+    ],
+)
+def test_another_format_is_refused(path, sidecar, found, fix):
     sidecar.close()
     with sqlite3.connect(path) as db:
-        db.execute("UPDATE meta SET value = '99' WHERE key = 'format'")
+        db.execute("UPDATE meta SET value = ? WHERE key = 'format'", [found])
     db.close()
-    with pytest.raises(IndexMismatchError, match="format 99, expected 1. Fix: use the version that made it"):
+    with pytest.raises(IndexMismatchError, match=f"format {found}, expected 2. Fix: {fix}"):
         Sidecar(path, codec="int8")
 
 

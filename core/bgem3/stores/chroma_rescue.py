@@ -1,0 +1,162 @@
+"""A sidecar file that is damaged or of an older format, made anew from what of it can be read.
+
+The old file is put aside. Rows that are whole are carried over under their numbers, so that Chroma's pointers still lead
+to them; of an older format none are, for their codes mean something else. `chroma_upkeep.backfill` then encodes the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+from bgem3.errors import StoreLockedError, StoreNotFoundError, StoreWriteError
+from bgem3.index.sidecar import FORMAT, Sidecar, checksum_of
+from bgem3.stores.writer_lock import WriterLock
+from bgem3.types import IndexSettings
+
+_COLUMNS = (
+    "row, id, text_hash, metadata, sparse_checksum, dense_checksum, multi_vector_checksum, "
+    "tokens, weights, dense, multi_vector"
+)
+_OWNER = (
+    "SELECT str_value FROM collection_metadata JOIN collections ON collections.id = collection_id "
+    "WHERE name = ? AND key = '_bgem3_sidecar'"
+)
+_SLICE = 100
+
+
+def needs_rescue(path: Path) -> bool:
+    """Whether a sidecar file is damaged as a file, or of an older format. Reads all of it."""
+    if not path.exists():
+        return False
+    try:
+        with closing(sqlite3.connect(path)) as database:
+            meta = dict(database.execute("SELECT key, value FROM meta"))
+            whole = database.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
+            return not whole or "uuid" not in meta or int(meta["format"]) < FORMAT
+    except (sqlite3.DatabaseError, ValueError, KeyError):
+        return True
+
+
+def rescue(folder: Path, collection: str, settings: IndexSettings, *, codec: str = "binary") -> int:
+    """Put a sidecar file aside and make it anew.
+
+    Args:
+        folder: Of the embedded Chroma and the sidecar.
+        collection: Its name.
+        settings: What the index is made with where the old file does not tell.
+        codec: Likewise.
+
+    Returns:
+        The number of rows that were carried over.
+
+    Raises:
+        StoreNotFoundError: Chroma has no collection of that name that belongs to a sidecar.
+        StoreLockedError: another process writes.
+        StoreWriteError: the folder refuses it.
+    """
+    path = folder / f"bgem3-{collection}.sqlite3"
+    lock = WriterLock(path.with_suffix(".lock"), collection)
+    with lock.tried() as taken:
+        if not taken:
+            raise StoreLockedError(f"{path}: another process writes to it. Fix: close it there")
+        owner, pointers = _chroma_says(folder, collection)
+        damaged = _put_aside(path)
+        with closing(sqlite3.connect(damaged)) as old:
+            # Lets SQLite read a file that is cut off.
+            old.execute("PRAGMA writable_schema = ON")
+            meta = dict(_read(old, "SELECT key, value FROM meta"))
+            current = meta.get("format") == str(FORMAT)
+            with closing(Sidecar(path, codec=str(meta.get("codec", codec)), uuid=owner)) as new:
+                _save_settings(new, meta, settings)
+                return _carry_over(old, new, pointers) if current else _number_from(new, pointers)
+
+
+def _chroma_says(folder: Path, collection: str) -> tuple[str, dict[str, int]]:
+    """Return the uuid of the collection's sidecar, and the row that each chunk points at."""
+    database_path = folder / "chroma.sqlite3"
+    if not database_path.is_file():
+        raise StoreNotFoundError(f"{folder}: no Chroma database. Fix: --db, the folder of the collection")
+    with closing(sqlite3.connect(database_path)) as database:
+        owner = database.execute(_OWNER, [collection]).fetchone()
+        if owner is None:
+            raise StoreNotFoundError(f"{folder}: no collection {collection!r} of ours in Chroma. Fix: bgem3 backfill")
+        pointers = database.execute(
+            "SELECT embeddings.embedding_id, int_value FROM embedding_metadata "
+            "JOIN embeddings ON embeddings.id = embedding_metadata.id JOIN segments ON segments.id = segment_id "
+            "JOIN collections ON collections.id = segments.collection WHERE name = ? AND key = '_bgem3_row'",
+            [collection],
+        )
+        return str(owner[0]), dict(pointers)
+
+
+def _put_aside(path: Path) -> Path:
+    damaged = path.with_name(f"{path.name}.damaged")
+    try:
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{damaged}{suffix}").unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                Path(f"{path}{suffix}").rename(f"{damaged}{suffix}")
+    except OSError as error:
+        raise StoreWriteError(f"{path}: cannot be put aside ({error}). Fix: make the folder writable") from error
+    return damaged
+
+
+def _save_settings(new: Sidecar, meta: Mapping[str, Any], settings: IndexSettings) -> None:
+    if "settings" in meta:
+        with suppress(TypeError, ValueError):
+            settings = IndexSettings(**json.loads(meta["settings"]))
+    new.save_settings(settings)
+
+
+def _carry_over(old: sqlite3.Connection, new: Sidecar, pointers: Mapping[str, int]) -> int:
+    """Copy the rows that Chroma points at, and those of adopted chunks, as far as they are whole."""
+    live = dict(_read(old, "SELECT id, row FROM live"))
+    wanted = {**live, **pointers}
+    count = 0
+    rows = sorted(set(wanted.values()))
+    for start in range(0, len(rows), _SLICE):
+        found = [row for row in _read_rows(old, rows[start : start + _SLICE]) if _is_whole(row)]
+        with new.database.transaction():
+            for row in found:
+                if wanted.get(row[1]) == row[0]:
+                    new.restore(row)
+                    count += 1
+    _number_from(new, wanted)
+    return count
+
+
+def _number_from(new: Sidecar, pointers: Mapping[str, int]) -> int:
+    """Never use a number again that a chunk may still point at."""
+    new.number_from(max(pointers.values(), default=0))
+    return 0
+
+
+def _is_whole(row: Sequence[Any]) -> bool:
+    *_, sparse, dense, multi_vector, tokens, weights, dense_blob, blob = row
+    with suppress(TypeError):
+        return [sparse, dense, multi_vector] == [
+            checksum_of(tokens, weights),
+            checksum_of(dense_blob),
+            checksum_of(blob),
+        ]
+    return False
+
+
+def _read_rows(old: sqlite3.Connection, rows: Sequence[int]) -> list[tuple[Any, ...]]:
+    """Return what can be read of rows: half of them at a time where a page is damaged."""
+    sql = f"SELECT {_COLUMNS} FROM rows WHERE row IN ({', '.join('?' * len(rows))})"
+    try:
+        return old.execute(sql, list(rows)).fetchall()
+    except sqlite3.DatabaseError:
+        half = len(rows) // 2
+        return _read_rows(old, rows[:half]) + _read_rows(old, rows[half:]) if half else []
+
+
+def _read(old: sqlite3.Connection, sql: str) -> Iterator[tuple[Any, ...]]:
+    with suppress(sqlite3.DatabaseError):
+        yield from old.execute(sql)
