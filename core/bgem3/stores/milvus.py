@@ -66,7 +66,7 @@ class MilvusStore:
             `lambda texts: encoder.encode(texts, heads=["multi_vector"]).multi_vector`.
         consistency: What a search sees: "Strong" everything written before it, "Bounded" and
             "Eventually" less, faster.
-        timeout: Seconds that one request may take.
+        timeout: Seconds that one request may take. The client tries again, with growing pauses, as long.
 
     Raises:
         InvalidInputError: not exactly one of `uri` and `client`, or an unknown option.

@@ -1,4 +1,4 @@
-"""The part of the Milvus store that talks to Milvus: one client, its errors, its retries, its collection."""
+"""The part of the Milvus store that talks to Milvus: one client, its errors, its collection."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bgem3.errors import (
     StoreNotFoundError,
     StoreVersionError,
 )
-from bgem3.stores.engine import settings_from, with_retries
+from bgem3.stores.engine import settings_from
 from bgem3.stores.milvus_filters import FOLDS, KEY, TEXTS, TOKENS, WORDS
 from bgem3.types import IndexSettings
 
@@ -34,6 +34,8 @@ TokenVectors: TypeAlias = Literal["stored", "engine", "encode"]
 MAX_BYTES = 65_535
 # Arrays of structs with a vector field. Source: Milvus release notes.
 _STRUCTS = (2, 6, 4)
+# Sparse vectors and searches over several fields. Source: Milvus release notes.
+_OLDEST = (2, 4)
 _SETTINGS = "bgem3"
 ID, TEXT, METADATA, DENSE, SPARSE = "id", "text", "metadata", "dense", "sparse"
 BLOBS, STRUCT, VECTOR = "token_blobs", "token_vectors", "vector"
@@ -41,19 +43,16 @@ _JSON_FIELDS = (METADATA, WORDS, TEXTS, FOLDS)
 
 
 class MilvusCollection:
-    """One collection, and every call to it: passing errors are retried, others become ours.
+    """One collection, and every call to it, whose errors become ours.
 
     Args:
         client: A Milvus client.
         name: Letters, digits and underscores.
         token_vectors: Where token vectors are; see `MilvusStore`.
-        timeout: Seconds that one request may take.
-        wait: Seconds before the second of five attempts.
+        timeout: Seconds that one request may take; the client tries again, with growing pauses, as long.
     """
 
-    def __init__(
-        self, client: MilvusClient, name: str, token_vectors: TokenVectors, *, timeout: float, wait: float = 0.5
-    ) -> None:
+    def __init__(self, client: MilvusClient, name: str, token_vectors: TokenVectors, *, timeout: float) -> None:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,254}", name):
             raise InvalidInputError(
                 f"collection: expected letters, digits and underscores, no digit first, got {name!r}. "
@@ -63,7 +62,6 @@ class MilvusCollection:
         self.name = name
         self._token_vectors = token_vectors
         self._timeout = timeout
-        self._wait = wait
 
     def call(self, function: Callable[..., Result], *args: Any, **options: Any) -> Result:
         """Call a client's function with the collection's name first.
@@ -71,12 +69,8 @@ class MilvusCollection:
         Raises:
             StoreConnectionError, StoreAccessError, StoreVersionError, StoreError: as it failed.
         """
-
-        def attempt() -> Result:
-            return function(self.name, *args, timeout=self._timeout, **options)
-
         try:
-            return with_retries(attempt, is_passing, self._wait)
+            return function(self.name, *args, timeout=self._timeout, **options)
         except Exception as error:  # MilvusException, grpc's and ValueError have no common base
             raise to_store_error(error, self.name) from error
 
@@ -86,8 +80,9 @@ class MilvusCollection:
         Raises:
             StoreNotFoundError: it is not there, and `settings` is None.
             IndexMismatchError: it has other fields, or is no collection of ours.
-            StoreVersionError: `token_vectors="engine"` on a server that has no arrays of structs.
+            StoreVersionError: the server is too old, for `token_vectors="engine"` or at all.
         """
+        self._check_version(_OLDEST, "sparse vectors", "")
         if not self.call(self.client.has_collection):
             if settings is None:
                 raise StoreNotFoundError(
@@ -101,7 +96,7 @@ class MilvusCollection:
         if made_with is None:
             raise IndexMismatchError(
                 f"collection {self.name!r} was not made by bgem3, and Milvus adds no vector field to one that is "
-                f"there. Fix: choose another collection=, and add the texts to it"
+                f"there. Fix: bgem3 backfill --into a new collection, or another collection="
             )
         if record.get("token_vectors") != self._token_vectors:
             raise IndexMismatchError(
@@ -166,7 +161,7 @@ class MilvusCollection:
                 BLOBS, DataType.ARRAY, element_type=DataType.VARCHAR, max_length=MAX_BYTES, max_capacity=4096
             )
         elif self._token_vectors == "engine":
-            self._check_version()
+            self._check_version(_STRUCTS, "token_vectors='engine'", ", or token_vectors='stored'")
             struct = self.client.create_struct_field_schema()
             struct.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=settings.multi_dim)
             schema.add_field(
@@ -174,14 +169,21 @@ class MilvusCollection:
             )
         return schema
 
-    def _check_version(self) -> None:
-        version = str(self.client.get_server_version())
+    def _check_version(self, oldest: tuple[int, ...], purpose: str, otherwise: str) -> None:
+        version = self._server_version()
         numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
-        if "lite" in version or numbers < _STRUCTS:
+        # milvus-lite counts its own versions, and has everything but arrays of structs.
+        if numbers < oldest or ("lite" in version and oldest == _STRUCTS):
             raise StoreVersionError(
-                f"token_vectors='engine' needs Milvus 2.6.4 or newer, the server is {version}. "
-                f"Fix: upgrade it, or token_vectors='stored'"
+                f"{purpose}: needs Milvus {'.'.join(map(str, oldest))} or newer, the server is {version}. "
+                f"Fix: upgrade it{otherwise}"
             )
+
+    def _server_version(self) -> str:
+        try:
+            return str(self.client.get_server_version(timeout=self._timeout))
+        except Exception as error:  # as in `call`
+            raise to_store_error(error, self.name) from error
 
 
 def connect(uri: str, token: str, timeout: float) -> MilvusClient:
@@ -216,14 +218,17 @@ def is_passing(error: BaseException) -> bool:
     name = type(error).__name__
     said = str(error)
     return name in ("MilvusUnavailableException", "ConnectError", "ConnectionError") or any(
-        part in said for part in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "Fail connecting", "rate limit", "Retry run out")
+        part in said for part in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "Fail connecting", "rate limit", "Retry timeout")
     )
 
 
 def to_store_error(error: Exception, name: str) -> StoreError:
     """Return our error for one of the client's; the message holds no token."""
     said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    if any(part in said.lower() for part in ("unauthenticated", "auth check failure", "permission deny")):
+    if any(
+        part in said.lower()
+        for part in ("unauthenticated", "auth check failure", "permission_denied", "permission deny")
+    ):
         return StoreAccessError(
             f"collection {name!r}: the server refused the token ({said}). Fix: token= with 'user:password' or a key "
             f"that is valid and may write"

@@ -96,7 +96,8 @@ def size_of(row: Mapping[str, Any]) -> int:
     blobs = sum(map(len, row.get("token_blobs", ())))
     structs = row.get("token_vectors", ())
     floats = len(row["dense"]) + 2 * len(row["sparse"]) + sum(len(struct["vector"]) for struct in structs)
-    return 4 * floats + blobs + 4 * len(row["text"]) + len(json.dumps(row["metadata"])) * 6 + 36 * len(row[TOKENS])
+    metadata = 6 * len(json.dumps(row["metadata"])) + 36 * len(row[TOKENS])
+    return 4 * floats + blobs + 4 * (len(row["text"]) + len(row["id"])) + metadata + 256
 
 
 def _searchable(texts: Mapping[str, str]) -> dict[str, str]:
