@@ -212,12 +212,16 @@ def test_search_does_not_depend_on_k_or_order_of_adding(filled):
     assert filled.search("red cat", k=3) == ten[:3]
 
 
-def test_search_many_is_search(filled):
-    queries = ["red cat", "猫", ""]
-    many = filled.search_many(queries, k=4, strategy="rrf")
+@pytest.mark.parametrize(
+    "options", [{}, {"strategy": "rrf"}, {"mode": "dense"}, {"mode": "sparse"}, {"mode": "multi_vector"}]
+)
+def test_search_many_is_search(filled, options):
+    queries = ["red cat", "猫", "", "red cat"]
+    many = filled.search_many(queries, k=4, **options)
     for query, hits in zip(queries, many, strict=True):
-        single = filled.search(query, k=4, strategy="rrf")
-        assert [hit.id for hit in hits] == [hit.id for hit in single]
+        single = filled.search(query, k=4, **options)
+        assert [(hit.id, pytest.approx(hit.score, abs=1e-5)) for hit in hits] == [(hit.id, hit.score) for hit in single]
+    assert filled.search_many([], **options) == []
 
 
 async def test_async_is_sync(index):

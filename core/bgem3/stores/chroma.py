@@ -85,7 +85,7 @@ class ChromaStore:
         self._client = client
         self._codec_name = codec
         self._lock = RLock()
-        self._adopts = self._opened = self._closed = False
+        self._adopts = self._opened = self._closed = self._lost = False
 
     @classmethod
     def adopt(
@@ -196,10 +196,8 @@ class ChromaStore:
         """See `Store.dense_vectors`."""
         with self.reading():
             rows = self._sidecar.rows_of(ids)
-            if not rows:
-                return {}
-            vectors = self._sidecar.dense(np.array(list(rows.values()), dtype=np.int64))
-            return dict(zip(rows, vectors, strict=True))
+            numbers = np.array(list(rows.values()), dtype=np.int64)
+            return dict(zip(rows, self._sidecar.dense(numbers), strict=True)) if rows else {}
 
     def find(self, where: Where) -> list[str]:
         """See `Store.find`."""
@@ -216,8 +214,8 @@ class ChromaStore:
 
     def count(self) -> int:
         """See `Store.count`."""
-        with self.reading():
-            return self._sidecar.count()
+        with self.reading() as parts:
+            return parts.sidecar.count()
 
     def search(self, query: M3Embeddings, plan: SearchPlan) -> Hits:
         """See `Store.search`."""
@@ -255,7 +253,7 @@ class ChromaStore:
         with self._lock:
             self._check_open()
             self._settle_after_crash()
-            return bool(self._sidecar.pending()) or self._sidecar.generation() != self._generation
+            return bool(self._sidecar.pending() or self._sidecar.generation() != self._generation)
 
     def close(self) -> None:
         """Close the sidecar, give the writer's lock back and close the client this store made."""
@@ -264,7 +262,7 @@ class ChromaStore:
                 if self._writer.held:
                     self._snapshot.keep_up(self._searcher.lexical.segments(), _SAVED_AT_END)
                 self._collection.close()
-                if self._writer.held:
+                if self._writer.held and not self._lost:
                     self._graph.settle()
                 self._sidecar.close()
                 self._writer.release()
@@ -276,10 +274,10 @@ class ChromaStore:
             with self._collection.errors(StoreWriteError):
                 change()
         except BaseException:
-            # What cannot be settled now, e.g. because the disk is full, is before the next write.
+            # What cannot be settled now, e.g. because the disk is full, is before the next call.
+            self._lost = True
             with suppress(StoreError):
                 self._reconnect()
-                self._settle(pending)
             raise
         self._sidecar.settle(pending, {one.id: one.new_row for one in pending if one.new_row is not None})
         self._searcher.lexical.remove(old_rows(pending))
@@ -305,11 +303,9 @@ class ChromaStore:
         try:
             self._settings = agree(self._sidecar, settings)
             self._codec: Codec = get_codec(self._sidecar.codec, self._settings.multi_dim)
-            lock = Path(f"{stem}.graph.lock")
-            self._graph = Graph(self._path, self._name, lock=lock, sidecar=self._sidecar)
-            self._opener = Opener(
-                self._name, self._sidecar, self._writer, self._graph, self._path, self._client, adopt=self._adopts
-            )
+            self._graph = Graph(self._path, self._name, lock=Path(f"{stem}.graph.lock"), sidecar=self._sidecar)
+            guards = self._sidecar, self._writer, self._graph
+            self._opener = Opener(self._name, *guards, self._path, self._client, adopt=self._adopts)
             self._collection = self._opener.open()
             self._settle_after_crash()
             self._load()
@@ -342,22 +338,30 @@ class ChromaStore:
     def _refresh(self) -> None:
         """See what another process committed: Chroma's client keeps stale vectors until it is opened again."""
         if self._sidecar.generation() != self._generation:
-            self._reconnect()
+            with self.released():
+                pass
             self._follow()
 
-    def _reconnect(self) -> None:
-        """Open Chroma again: its client keeps vectors that went, and can hang after a disk was full."""
-        self._collection.close()
-        self._collection = self._searcher.collection = self._opener.reopen()
-
     @contextmanager
-    def released(self) -> Iterator[Path | None]:
+    def released(self, *, mends: bool = False) -> Iterator[Path | None]:
         """Let go of Chroma's files within, and tell their folder; None where a server has them."""
         self._collection.close()
+        self._lost = True  # until it is open again, which a full disk can prevent
         try:
             yield self._path
         finally:
-            self._collection = self._searcher.collection = self._opener.reopen()
+            self._collection = self._opener.open() if mends else self._opener.reopen()
+            self._searcher.collection = self._collection
+            self._lost = False
+
+    def _reconnect(self, *, needed: bool = True) -> None:
+        """Open Chroma again after a disk was full or a writer died: mend its graph, settle what was begun."""
+        if needed:
+            with self.released(mends=True):
+                pass
+            self._lost = True  # until it is settled
+            self._settle_after_crash()
+            self._lost = False
 
     def _check_open(self) -> None:
         if self._closed:
@@ -370,9 +374,7 @@ class ChromaStore:
         """Hold one state of the parts, for those that look into them."""
         with self._lock:
             self._check_open()
-            if self._opener.torn():
-                self._collection.close()
-                self._collection = self._searcher.collection = self._opener.open()
+            self._reconnect(needed=self._lost or self._opener.torn())
             with self._sidecar.snapshot():
                 self._refresh()
                 yield self._searcher
@@ -387,6 +389,7 @@ class ChromaStore:
         with self._lock:
             self._check_open()
             self._writer.take()
+            self._reconnect(needed=self._lost)
             if pending := self._sidecar.pending():
                 self._settle(pending)
             self._refresh()

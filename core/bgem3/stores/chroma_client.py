@@ -271,8 +271,20 @@ def _server_error(error: BaseException | None, name: str) -> StoreError | None:
 
 def _embedded_client(path: Path | None) -> ClientAPI:
     chromadb = _import_chroma()
-    client: ClientAPI = chromadb.PersistentClient(str(path), settings=chromadb.Settings(anonymized_telemetry=False))
+    try:
+        client: ClientAPI = chromadb.PersistentClient(str(path), settings=chromadb.Settings(anonymized_telemetry=False))
+    except Exception:
+        _forget_system(str(path))
+        raise
     return client
+
+
+def _forget_system(path: str) -> None:
+    """Take a system that did not start out of chromadb's cache, which hands it to the next client otherwise."""
+    from chromadb.api.shared_system_client import SharedSystemClient
+
+    if not SharedSystemClient._identifier_to_refcount.get(path):
+        SharedSystemClient._identifier_to_system.pop(path, None)
 
 
 def _metadatas(

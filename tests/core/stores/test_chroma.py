@@ -19,10 +19,12 @@ from bgem3.errors import (
     MissingExtraError,
     StoreClosedError,
     StoreCorruptError,
+    StoreError,
     StoreLockedError,
     StoreWriteError,
 )
 from bgem3.stores.chroma import ChromaStore
+from bgem3.stores.chroma_upkeep import Report, compact, verify
 from bgem3.types import HEADS, Chunk, SearchPlan
 from tests.support import chroma_writer
 from tests.support.vectors import SETTINGS, embed
@@ -135,6 +137,38 @@ def test_a_full_disk(folder, store, full):
     again = opened(folder)
     assert_whole(again, chroma_writer.make_chunk("a", 2))
     assert again.count() == 2
+    again.close()
+
+
+@pytest.mark.parametrize("limit", [50_000, 450_000, 700_000, 1_300_000])
+def test_a_disk_that_is_full_at_any_write(folder, limit):
+    """The sidecar's first write, its last, Chroma's log, Chroma's own tables: each leaves chunks old or new, and whole."""
+    store = opened(folder, codec="float16")
+    old = [Chunk(f"id {i}", f"old {i} " + "x" * 50, {"old": i}) for i in range(200)]
+    store.upsert(old, embed([chunk.text for chunk in old]))
+    store.close()
+    new = [Chunk(f"id {i}", f"new {i} " + "y" * 400, {"new": i}) for i in range(100, 1300)]
+    embeddings = embed([chunk.text for chunk in new])
+    store = opened(folder)
+    refused = 0
+    with file_size_limit(limit):
+        for change in (lambda: store.upsert(new, embeddings), lambda: store.delete(["id 1"]), lambda: compact(store)):
+            try:
+                change()
+            except StoreError:
+                refused += 1
+    assert refused
+    report = verify(store)  # the same store, once there is room again
+    assert (report.ok, report.pending) == (True, 0)
+    for chunk in store.get([chunk.id for chunk in old]):
+        number = int(chunk.id[3:])
+        assert chunk == old[number] or (number >= 100 and chunk == new[number - 100])
+    store.upsert(new, embeddings)
+    assert store.delete(["id 1", "id 2"]) in (1, 2)
+    store.close()
+    again = opened(folder)
+    assert verify(again) == Report(1298)
+    assert_whole(again, new[0])
     again.close()
 
 
