@@ -1,98 +1,413 @@
-"""How fast each backend encodes, beside FlagEmbedding, on the same checkpoint and texts.
+"""How fast, how exactly and in how much memory each backend encodes, beside FlagEmbedding and other peers?
 
-Usage: python benchmarks/encode.py [--model FOLDER] [--texts 200] [--runs 3]
+Usage: python benchmarks/encode.py [--layers 6] [--texts 48] [--runs 3] [--systems NAME ...] [--long] [--work FOLDER]
 
-Prints tokens per second of the fastest and of the median run, the ratio to FlagEmbedding's median, and the largest
-difference of a dense component. Figures hold within one run on one machine only.
+A checkpoint of the real size (1,024 wide, 250,002 tokens, 24 layers or `--layers`) with seeded random weights is made in
+`--work` and given to all; the texts have log-normal lengths of 10 to 512 tokens. Each system runs in a process of its own, whose peak
+of resident memory is its column. `--long` encodes one text of 8,192 tokens instead and prints the peak above the loaded
+model. Figures hold within one run on one machine; the share is of the best float32 matrix product seen in the run.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import platform
-import statistics
+import resource
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
+from shutil import copyfile
+from typing import Any
 
 import numpy as np
-from FlagEmbedding import BGEM3FlagModel
 
-from bgem3 import M3Encoder
-from bgem3.types import FloatArray
+from bgem3 import M3Embeddings, M3Encoder
+from bgem3.backends.processor import flags, processor_name
+from bgem3.embeddings import MultiVectors
 
 MINI = Path(__file__).parents[1] / "examples" / "bge-m3-mini"
-WORDS = [
-    "time",
-    "water",
-    "people",
-    "language",
-    "history",
-    "science",
-    "music",
-    "city",
-    "river",
-    "light",
-    "school",
-    "garden",
-    "number",
-    "letter",
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "sentence_bert_config.json")
+HIDDEN, INNER, HEADS, VOCABULARY, POSITIONS, SEED = 1024, 4096, 16, 250_002, 8192, 0
+MAX_LENGTH, QUERY_TOKENS, QUERIES = 512, 12, 20
+Result = dict[str, Any]
+Encode = Callable[[Sequence[str]], Result]
+
+
+# ------------------------------------------------------------------------------------------------ checkpoint and texts
+
+
+def make_checkpoint(folder: Path, layers: int) -> Path:
+    """Write a checkpoint of the real size with seeded random weights, in the layout of BAAI/bge-m3."""
+    import torch
+    from safetensors.numpy import save_file
+
+    if (folder / "model.safetensors").is_file():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER_FILES:
+        copyfile(MINI / name, folder / name)
+    sizes = {"hidden_size": HIDDEN, "intermediate_size": INNER, "num_attention_heads": HEADS}
+    sizes |= {"num_hidden_layers": layers, "vocab_size": VOCABULARY, "max_position_embeddings": POSITIONS + 2}
+    (folder / "config.json").write_text(json.dumps(json.loads((MINI / "config.json").read_text("utf-8")) | sizes))
+    random = np.random.default_rng(SEED)
+    for name, rows in (("sparse_linear", 1), ("colbert_linear", HIDDEN)):
+        weight = torch.from_numpy(random.standard_normal((rows, HIDDEN), np.float32) * HIDDEN**-0.5)
+        torch.save({"weight": weight, "bias": torch.zeros(rows)}, folder / f"{name}.pt")
+    save_file(_weights(random, layers), folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def _weights(random: np.random.Generator, layers: int) -> dict[str, np.ndarray]:
+    weights: dict[str, np.ndarray] = {}
+
+    def table(name: str, rows: int, columns: int, scale: float) -> None:
+        weights[f"{name}.weight"] = random.standard_normal((rows, columns), np.float32) * np.float32(scale)
+
+    def linear(name: str, rows: int, columns: int) -> None:
+        table(name, rows, columns, columns**-0.5)
+        weights[f"{name}.bias"] = np.zeros(rows, np.float32)
+
+    def norm(name: str) -> None:
+        weights[f"{name}.weight"], weights[f"{name}.bias"] = np.ones(HIDDEN, np.float32), np.zeros(HIDDEN, np.float32)
+
+    table("embeddings.word_embeddings", VOCABULARY, HIDDEN, 1.0)
+    table("embeddings.position_embeddings", POSITIONS + 2, HIDDEN, 0.3)
+    table("embeddings.token_type_embeddings", 1, HIDDEN, 0.1)
+    norm("embeddings.LayerNorm")
+    for number in range(layers):
+        layer = f"encoder.layer.{number}"
+        for part in ("self.query", "self.key", "self.value", "output.dense"):
+            linear(f"{layer}.attention.{part}", HIDDEN, HIDDEN)
+        norm(f"{layer}.attention.output.LayerNorm")
+        linear(f"{layer}.intermediate.dense", INNER, HIDDEN)
+        linear(f"{layer}.output.dense", HIDDEN, INNER)
+        norm(f"{layer}.output.LayerNorm")
+    linear("pooler.dense", HIDDEN, HIDDEN)
+    return weights
+
+
+def make_texts(count: int, tokens: int | None = None) -> list[str]:
+    """Return texts of log-normal length, 10 to 512 tokens, median 80; all of `tokens` where it is given."""
+    from tokenizers import Tokenizer
+
+    random = np.random.default_rng(SEED)
+    tokenizer = Tokenizer.from_file(str(MINI / "tokenizer.json"))
+    words = [piece[1:] for piece in tokenizer.get_vocab() if piece.startswith("▁") and piece[1:].isalpha()]
+    words = random.permutation(sorted(words))[:3000]
+    words = [word for word in words if len(tokenizer.encode(word).ids) == 3]  # one token and the specials
+    lengths = np.clip(random.lognormal(np.log(80), 0.9, count), 10, MAX_LENGTH).astype(int)
+    if tokens is not None:
+        lengths[:] = tokens
+    return [" ".join(random.choice(words, length - 2)) for length in lengths]
+
+
+# ------------------------------------------------------------------------------------------------ systems
+
+
+def ours(folder: Path, backend: str, precision: str, max_length: int = MAX_LENGTH) -> Encode:
+    encoder = M3Encoder.from_pretrained(
+        folder, backend=backend, precision=precision, max_length=max_length, show_progress=False
+    )
+    return lambda texts: _result(encoder.encode(texts))
+
+
+def _result(embeddings: M3Embeddings) -> Result:
+    rows = [embeddings.lexical_weights(row) for row in range(len(embeddings))]
+    return {"dense": embeddings.dense, "sparse": rows, "vectors": list(embeddings.multi_vector)}
+
+
+def flag_embedding(folder: Path) -> Encode:
+    from FlagEmbedding import BGEM3FlagModel
+
+    model = BGEM3FlagModel(str(folder), use_fp16=False, devices="cpu")
+
+    def encode(texts: Sequence[str]) -> Result:
+        out = model.encode(list(texts), max_length=MAX_LENGTH, return_sparse=True, return_colbert_vecs=True)
+        sparse = [{int(token): float(weight) for token, weight in row.items()} for row in out["lexical_weights"]]
+        return {"dense": out["dense_vecs"], "sparse": sparse, "vectors": out["colbert_vecs"]}
+
+    return encode
+
+
+def sentence_transformers(folder: Path) -> Encode:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Normalize, Pooling, Transformer
+
+    body = Transformer(str(folder), max_seq_length=MAX_LENGTH)
+    model = SentenceTransformer(modules=[body, Pooling(HIDDEN, pooling_mode="cls"), Normalize()], device="cpu")
+    return lambda texts: {"dense": model.encode(list(texts), show_progress_bar=False)}
+
+
+def plain_onnxruntime(folder: Path) -> Encode:
+    """Run what a user makes with `quantize_dynamic`, in padded batches of 32, dense vectors only."""
+    import onnxruntime
+    from onnxruntime.quantization import quantize_dynamic
+    from safetensors.numpy import load_file
+    from tokenizers import Tokenizer
+
+    from bgem3.onnx_graph import save_graph
+
+    made = folder.with_name(f"{folder.name}-plain") / "int8.onnx"
+    if not made.is_file():
+        eps = json.loads((folder / "config.json").read_text("utf-8"))["layer_norm_eps"]
+        weights = load_file(folder / "model.safetensors")
+        save_graph(weights, made.with_name("model.onnx"), heads=HEADS, eps=eps, external=True)
+        quantize_dynamic(made.with_name("model.onnx"), made, use_external_data_format=True)
+    session = onnxruntime.InferenceSession(made, providers=["CPUExecutionProvider"])
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(MAX_LENGTH)
+    tokenizer.enable_padding(pad_id=1, pad_token="<pad>")
+
+    def encode(texts: Sequence[str]) -> Result:
+        parts = []
+        for start in range(0, len(texts), 32):
+            batch = tokenizer.encode_batch(list(texts[start : start + 32]))
+            ids, mask = (np.array([getattr(one, name) for one in batch]) for name in ("ids", "attention_mask"))
+            hidden = session.run(["token_embeddings"], {"input_ids": ids, "attention_mask": mask})[0][:, 0]
+            parts.append(hidden / np.linalg.norm(hidden, axis=1, keepdims=True))
+        return {"dense": np.concatenate(parts)}
+
+    return encode
+
+
+OURS = [
+    ("torch", "float32"),
+    ("torch", "bfloat16"),
+    ("onnx", "float32"),
+    ("onnx", "int8"),
+    ("onnx", "int4"),
+    ("openvino", "float32"),
+    ("openvino", "bfloat16"),
+    ("openvino", "int8"),
+    ("openvino", "int4"),
 ]
+SYSTEMS: dict[str, Callable[[Path], Encode]] = {
+    "FlagEmbedding float32": flag_embedding,
+    "sentence-transformers float32, dense": sentence_transformers,
+    "onnxruntime quantize_dynamic, dense": plain_onnxruntime,
+    **{f"bgem3 {b} {p}": lambda folder, b=b, p=p: ours(folder, b, p) for b, p in OURS},
+}
+REFERENCE = "bgem3 torch float32"
 
 
-def make_texts(count: int, seed: int) -> list[str]:
-    """Return texts of log-normal length, 4 to 300 words."""
-    random = np.random.default_rng(seed)
-    lengths = np.clip(random.lognormal(3.5, 0.9, count), 4, 300).astype(int)
-    return [" ".join(random.choice(WORDS, length)) for length in lengths]
+# ------------------------------------------------------------------------------------------------ one system, one process
 
 
-def seconds(run: Callable[[], object], runs: int) -> list[float]:
-    """Return the time of each run, after one that warms up."""
-    run()
-    taken = []
+def run_child(name: str, folder: Path, options: argparse.Namespace) -> None:
+    """Measure one system and write what was seen as JSON, its representations beside it."""
+    if options.long:
+        run_long(name, folder)
+        return
+    texts = make_texts(options.texts)
+    start = time.perf_counter()
+    encode = SYSTEMS[name](folder)
+    load = time.perf_counter() - start
+    (query,) = make_texts(1, QUERY_TOKENS)
+    start = time.perf_counter()
+    encode([query])
+    first = time.perf_counter() - start
+    seconds = [timed(encode, texts) for _ in range(options.runs)]
+    singles = sorted(timed(encode, [query]) for _ in range(QUERIES))
+    result = encode(texts)
+    save(Path(options.out), result)
+    seen = {
+        "seconds": seconds,
+        "load": load,
+        "first": first,
+        "p50": singles[QUERIES // 2],
+        "p95": singles[int(QUERIES * 0.95) - 1],
+        "peak": peak(),
+    }
+    print(json.dumps(seen))
+
+
+def run_long(name: str, folder: Path) -> None:
+    """Encode one text of 8,192 tokens; the peak counts from the loaded and warm model."""
+    _, backend, precision = name.split()
+    encode = ours(folder, backend, precision, POSITIONS)
+    (short,), (text,) = make_texts(1, 64), make_texts(1, POSITIONS)
+    encode([short])
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    taken = timed(encode, [text])
+    print(json.dumps({"seconds": [taken], "before": before, "peak": peak()}))
+
+
+def timed(encode: Encode, texts: Sequence[str]) -> float:
+    start = time.perf_counter()
+    encode(texts)
+    return time.perf_counter() - start
+
+
+def peak() -> int:
+    """Return the most bytes that were resident."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def save(path: Path, result: Result) -> None:
+    arrays = {"dense": np.asarray(result["dense"], np.float32)}
+    if "sparse" in result:
+        sparse = result["sparse"]
+        vectors = MultiVectors.from_list(result["vectors"])
+        arrays |= {"tokens": np.concatenate([np.array([*row], np.int64) for row in sparse])}
+        arrays |= {"weights": np.concatenate([np.array([*row.values()], np.float32) for row in sparse])}
+        arrays |= {"rows": np.cumsum([len(row) for row in sparse])}
+        arrays |= {"vectors": vectors.vectors, "offsets": vectors.offsets}
+    np.savez(path, **arrays)
+
+
+# ------------------------------------------------------------------------------------------------ the table
+
+
+def product_peak(best: float = 0.0, runs: int = 30) -> float:
+    """Return the best GFLOP/s of a float32 matrix product seen so far."""
+    import torch
+
+    left, right = torch.ones(2048, HIDDEN), torch.ones(HIDDEN, INNER)
     for _ in range(runs):
         start = time.perf_counter()
-        run()
-        taken.append(time.perf_counter() - start)
-    return taken
+        left @ right
+        best = max(best, 2 * 2048 * HIDDEN * INNER / (time.perf_counter() - start) / 1e9)
+    return best
 
 
-def flag_embedding(model: Path, texts: Sequence[str]) -> Callable[[], FloatArray]:
-    flag = BGEM3FlagModel(str(model), use_fp16=False, devices="cpu")
-    return lambda: flag.encode(texts, max_length=512, return_dense=True, return_sparse=True, return_colbert_vecs=True)[
-        "dense_vecs"
-    ]
+def work(lengths: np.ndarray, layers: int) -> float:
+    """Return the GFLOP of a forward pass with all heads over texts of some lengths."""
+    a_token = layers * 2 * (4 * HIDDEN**2 + 2 * HIDDEN * INNER) + 2 * HIDDEN**2
+    return float((lengths * a_token + layers * 4 * HIDDEN * lengths**2).sum()) / 1e9
+
+
+def errors(got: Any, exact: Any) -> str:
+    """Return dense cosine, mean and lowest; sparse overlap; the largest error of MaxSim between neighbouring texts."""
+    cosines = np.einsum("ij,ij->i", got["dense"], exact["dense"])
+    said = f"{cosines.mean():.5f} / {cosines.min():.5f}"
+    if "tokens" not in got:
+        return f"{said} | - | -"
+    overlaps = [overlap(*pair) for pair in zip(rows(got), rows(exact), strict=True)]
+    left, right = maxsims(got), maxsims(exact)
+    return f"{said} | {np.mean(overlaps):.4f} | {np.abs(left - right).max():.1e}"
+
+
+def rows(part: Any) -> list[dict[int, float]]:
+    ends = [0, *part["rows"]]
+    tokens, weights = part["tokens"], part["weights"]
+    return [dict(zip(tokens[a:b].tolist(), weights[a:b].tolist(), strict=True)) for a, b in pairwise(ends)]
+
+
+def overlap(one: dict[int, float], other: dict[int, float]) -> float:
+    """Return the weight that two rows share, over the weight that either has: 1 where they are equal."""
+    keys = one.keys() | other.keys()
+    most = sum(max(one.get(key, 0.0), other.get(key, 0.0)) for key in keys)
+    return sum(min(one.get(key, 0.0), other.get(key, 0.0)) for key in keys) / most if most else 1.0
+
+
+def maxsims(part: Any) -> np.ndarray:
+    texts = [*MultiVectors(part["vectors"], part["offsets"])]
+    return np.array([(one @ other.T).max(axis=1).mean() for one, other in pairwise(texts)])
+
+
+def child(name: str, options: argparse.Namespace, out: Path) -> dict[str, Any] | str:
+    command = [sys.executable, __file__, *sys.argv[1:], "--child", name, "--out", str(out), "--work", str(options.work)]
+    environment = {**os.environ, "BGEM3_CACHE": str(options.work / "cache"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        return (done.stderr.strip().splitlines() or ["failed"])[-1]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=MINI)
-    parser.add_argument("--texts", type=int, default=200)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--texts", type=int, default=48)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS))
+    parser.add_argument("--long", action="store_true")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "bgem3-bench")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--out", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    texts = make_texts(options.texts, seed=0)
-    encoders = {
-        name: M3Encoder.from_pretrained(options.model, backend=name, max_length=512) for name in ("onnx", "torch")
-    }
-    tokens = sum(map(len, next(iter(encoders.values())).tokenizer.encode(texts)))
-    packages = ", ".join(f"{name} {version(name)}" for name in ("FlagEmbedding", "torch", "onnxruntime", "numpy"))
-    print(f"{platform.machine()}, Python {platform.python_version()}, {packages}")
-    print(f"{options.model.name}, {len(texts)} texts, {tokens} tokens, seed 0, all heads, float32, {options.runs} runs")
-    reference = flag_embedding(options.model, texts)
-    flag = seconds(reference, options.runs)
-    rows = {"FlagEmbedding": (flag, reference())}
-    for name, encoder in encoders.items():
-        taken = seconds(lambda encoder=encoder: encoder.encode(texts), options.runs)
-        rows[f"bgem3 {name}"] = (taken, encoder.encode(texts).dense)
-    print(f"{'':15} {'best tok/s':>11} {'median':>8} {'ratio':>6} {'difference':>11}")
-    for name, (taken, dense) in rows.items():
-        ratio = statistics.median(flag) / statistics.median(taken)
-        difference = np.abs(dense - rows["FlagEmbedding"][1]).max()
+    folder = make_checkpoint(options.work / f"layers{options.layers}", options.layers)
+    if options.child:
+        run_child(options.child, folder, options)
+    elif options.long:
+        report_long(options)
+    else:
+        report(folder, options)
+
+
+def header(options: argparse.Namespace) -> None:
+    packages = ("FlagEmbedding", "sentence-transformers", "torch", "onnxruntime", "openvino", "numpy")
+    print(time.strftime("%Y-%m-%d %H:%M"), "python benchmarks/encode.py", *sys.argv[1:], end="\n\n")
+    print(f"{os.cpu_count()} cores, {processor_name()}, load average {os.getloadavg()[0]:.1f} at the start; ", end="")
+    print(f"Python {platform.python_version()}, {', '.join(f'{name} {version(name)}' for name in packages)}; ", end="")
+    print(f"features {', '.join(sorted(flags() & {'avx2', 'avx512f', 'avx512_vnni', 'avx512_bf16', 'amx_bf16'}))}.")
+    print(f"{options.layers} layers, {HIDDEN} wide, {VOCABULARY:,} tokens, random weights, seed {SEED}.", end=" ")
+
+
+def report(folder: Path, options: argparse.Namespace) -> None:
+    header(options)
+    texts = make_texts(options.texts)
+    from tokenizers import Tokenizer
+
+    encoded = Tokenizer.from_file(str(folder / "tokenizer.json")).encode_batch(texts)
+    lengths = np.array([min(len(one.ids), MAX_LENGTH) for one in encoded])
+    total, gflop = int(lengths.sum()), work(lengths, options.layers)
+    print(
+        f"{len(texts)} texts, {total} tokens of {lengths.min()} to {lengths.max()}, all heads, {options.runs} runs, ",
+        end="",
+    )
+    print(f"the best of them; {QUERIES} single queries of {QUERY_TOKENS} tokens. {gflop / total:.3f} GFLOP a token.\n")
+    best, seen, failed = product_peak(), {}, {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in dict.fromkeys([*(name for name in options.systems if name == REFERENCE), *options.systems]):
+            out = Path(scratch) / f"{name.replace(' ', '-').replace(',', '')}.npz"
+            print(f"{time.strftime('%H:%M:%S')} {name}", file=sys.stderr, flush=True)
+            got = child(name, options, out)
+            best = product_peak(best)
+            if isinstance(got, str):
+                failed[name] = got
+            else:
+                seen[name] = got | {"out": np.load(out)}
         print(
-            f"{name:15} {tokens / min(taken):11.0f} {tokens / statistics.median(taken):8.0f} {ratio:6.2f} {difference:11.1e}"
+            "| system | tokens/s | x Flag | texts/s | query p50, p95 ms | first ms | peak GB | share | dense cosine | sparse | MaxSim |"
         )
+        print("|---|---|---|---|---|---|---|---|---|---|---|")
+        flag = seen.get("FlagEmbedding float32")
+        for name in options.systems:
+            if name in seen:
+                one = seen[name]
+                least = min(one["seconds"])
+                ratio = f"{min(flag['seconds']) / least:.2f}" if flag else "-"
+                speed = f"{total / least:.0f} | {ratio} | {len(texts) / least:.1f}"
+                single = f"{one['p50'] * 1e3:.1f}, {one['p95'] * 1e3:.1f} | {one['first'] * 1e3:.0f}"
+                share = f"{one['peak'] / 1e9:.2f} | {100 * gflop / least / best:.0f} %"
+                print(f"| {name} | {speed} | {single} | {share} | {errors(one['out'], seen[REFERENCE]['out'])} |")
+    print(
+        f"\nBest float32 matrix product of the run: {best:.0f} GFLOP/s. Load average at the end: {os.getloadavg()[0]:.1f}."
+    )
+    for name, why in failed.items():
+        print(f"\n- {name}: not run. {why}")
+
+
+def report_long(options: argparse.Namespace) -> None:
+    header(options)
+    print(
+        f"One text of {POSITIONS} tokens, all heads.\n\n| system | seconds | resident before GB | peak above it GB |\n|---|---|---|---|"
+    )
+    for name in options.systems:
+        if name.startswith("bgem3"):
+            got = child(name, options, Path(os.devnull))
+            if isinstance(got, str):
+                print(f"| {name} | not run: {got} | | |")
+            else:
+                above = (got["peak"] - got["before"]) / 1e9
+                print(f"| {name} | {got['seconds'][0]:.1f} | {got['before'] / 1e9:.2f} | {above:.2f} |")
 
 
 if __name__ == "__main__":

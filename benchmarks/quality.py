@@ -19,7 +19,7 @@ import numpy as np
 from bgem3 import M3Encoder, Weights
 from bgem3.errors import TruncationWarning
 from bgem3.evaluation import Dataset, System, evaluate, make_systems, markdown
-from bgem3.evaluation.embedding_cache import EmbeddingCache
+from bgem3.evaluation.cached_encoder import CachedEncoder
 from bgem3.evaluation.evaluate import candidates_for
 from bgem3.evaluation.report import table
 from bgem3.evaluation.statistics import holm, mean_interval, paired_p
@@ -88,7 +88,7 @@ def tuning(options: argparse.Namespace) -> str:
         systems = [*grid(STRATEGIES), *make_systems(modes=("dense", "sparse", "multi_vector"))]
         named = [System(name, {"mode": "hybrid", "weights": weights}) for name, weights in PRESETS.items()]
         named.append(System("rrf", {"mode": "hybrid", "strategy": "rrf", "weights": Weights(1, 1, 1)}))
-        candidates = candidates_for(dataset, EmbeddingCache(encoder, options.cache), systems, show_progress=True)
+        candidates = candidates_for(dataset, CachedEncoder(encoder, options.cache), systems, show_progress=True)
         tried, values = systems[:-3], measure_grid(dataset, candidates, systems)
         fixed = measure_grid(dataset, candidates, named).mean(axis=1)
         tuned = [_gain(tried, values[:-3], n) for n in SAMPLES]

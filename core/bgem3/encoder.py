@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
@@ -20,6 +21,7 @@ from bgem3.backends.base import Backend, HeadOutputs, Model
 from bgem3.backends.choice import DEFAULT_MODEL, is_remote, load_backend
 from bgem3.backends.processor import processor_name
 from bgem3.batching import Merger, ahead, in_flight, token_batches
+from bgem3.cache import DEFAULT_BYTES, EmbeddingCache, identity_of
 from bgem3.embeddings import M3Embeddings
 from bgem3.errors import BackendError, BGEM3Error, InvalidInputError
 from bgem3.lengths import Lengths, Overflow, fit
@@ -46,8 +48,11 @@ class M3Encoder:
         fingerprint: Hash of configuration, tokenizer, heads and weights, the same for every backend.
     """
 
-    def __init__(self, model: Model, backend: Backend, lengths: Lengths) -> None:
+    def __init__(
+        self, model: Model, backend: Backend, lengths: Lengths, *, cache: EmbeddingCache | None = None
+    ) -> None:
         self._model = model
+        self._cache = cache
         self._backend = backend
         self._gate = Semaphore(backend.concurrency)
         self._merger: Merger[_Request, M3Embeddings] = Merger(self._encode_merged)
@@ -78,6 +83,8 @@ class M3Encoder:
         base_url: str | None = None,
         api_key: str | None = None,
         timeout: float = 60.0,
+        cache: str | Path | None = None,
+        cache_bytes: int | None = DEFAULT_BYTES,
     ) -> M3Encoder:
         """Load a checkpoint from a folder or, through the Hugging Face cache, from the hub; or ask a server.
 
@@ -103,6 +110,9 @@ class M3Encoder:
             base_url: A server that runs the model: `bgem3 serve`, or vLLM with the architecture BgeM3EmbeddingModel.
             api_key: Its key; None: the variable BGEM3_API_KEY.
             timeout: Seconds that an answer of it may take.
+            cache: Folder where the embeddings of texts are kept, see `EmbeddingCache`; None: nowhere. `encode` and
+                `aencode` read it; `stream` does not.
+            cache_bytes: What it may fill; the texts that were not used for longest go. None: no bound.
 
         Raises:
             InvalidInputError: an option is unknown or out of range.
@@ -127,7 +137,8 @@ class M3Encoder:
             )
         else:
             found, engine = load_backend(model or DEFAULT_MODEL, backend, precision, device, num_threads, **files)
-        return cls(found, engine, Lengths.resolve(found.positions, max_length, overflow, window, window_overlap))
+        lengths = Lengths.resolve(found.positions, max_length, overflow, window, window_overlap)
+        return cls(found, engine, lengths, cache=EmbeddingCache(cache, cache_bytes) if cache is not None else None)
 
     def encode(
         self,
@@ -155,8 +166,10 @@ class M3Encoder:
             TextTooLongError: under `overflow="error"`; names its position.
             BackendError: the forward pass failed or gave a number that is not finite.
         """
-        heads = _check_heads(heads)
-        return self._run(self._prepare(texts, max_length), heads, show_progress)
+        chosen = _check_heads(heads)
+        return self._cached(
+            texts, chosen, max_length, lambda some: self._run(self._prepare(some, max_length), chosen, show_progress)
+        )
 
     # This model encodes both sides alike; the names are for readers of the calling code.
     encode_queries = encode
@@ -202,8 +215,14 @@ class M3Encoder:
         Arguments, result and errors are those of `encode`. An error in one caller's texts, or its
         cancellation, reaches that caller alone.
         """
-        request = _Request(partial(self._prepare, texts, max_length), _check_heads(heads))
-        return await asyncio.wrap_future(self._merger.submit(request))
+        chosen = _check_heads(heads)
+
+        def submit(some: Sequence[str]) -> Future[M3Embeddings]:
+            return self._merger.submit(_Request(partial(self._prepare, some, max_length), chosen))
+
+        if self._cache is None:
+            return await asyncio.wrap_future(submit(texts))
+        return await asyncio.to_thread(self._cached, texts, chosen, max_length, lambda some: submit(some).result())
 
     async def aencode_tokens(self, ids: Sequence[IntArray], *, heads: Collection[Head] = HEADS) -> M3Embeddings:
         """Encode texts that this checkpoint's tokenizer has read already, as `aencode` does.
@@ -256,8 +275,26 @@ class M3Encoder:
         return {"model": self._model.name, **own, "processor": processor_name(), **asdict(self.lengths)}
 
     def close(self) -> None:
-        """End the worker thread of the async methods; waits for what was submitted."""
+        """End the worker thread of the async methods, which waits for what was submitted, and close the cache."""
         self._merger.close()
+        if self._cache is not None:
+            self._cache.close()
+
+    def _cached(
+        self,
+        texts: Sequence[str],
+        heads: tuple[Head, ...],
+        max_length: int | None,
+        encode: Callable[[Sequence[str]], M3Embeddings],
+    ) -> M3Embeddings:
+        if self._cache is None or not texts or not all(isinstance(text, str) for text in _check_texts(texts)):
+            return encode(texts)
+        identity = identity_of(self.fingerprint, self.backend, self.precision, self.lengths.shortened(max_length))
+        try:
+            return self._cache.complete(texts, heads, identity, (self.vocab_size, self.multi_dim), encode)
+        except InvalidInputError:
+            self._prepare(texts, max_length)  # names the text's place among all
+            raise
 
     def _parts(self, texts: Iterable[str], max_length: int | None, tokens: int) -> Iterator[TokenSequences]:
         """Tokenise a stream of texts into runs of at least `tokens` tokens."""

@@ -10,8 +10,8 @@ from scipy.sparse import csr_array
 from tqdm.auto import tqdm
 
 from bgem3.embeddings import M3Embeddings
+from bgem3.evaluation.cached_encoder import CachedEncoder, blocks
 from bgem3.evaluation.dataset import Dataset
-from bgem3.evaluation.embedding_cache import EmbeddingCache, blocks
 from bgem3.index.lexical import LexicalIndex
 from bgem3.index.multi_vector import get_codec
 from bgem3.types import Chunk, FloatArray, Head, IntArray, Lexical, Where
@@ -115,7 +115,7 @@ class Candidates:
 
 def find_candidates(
     dataset: Dataset,
-    cache: EmbeddingCache,
+    cache: CachedEncoder,
     *,
     depth: int,
     lexicals: Sequence[Lexical],
@@ -167,7 +167,7 @@ def find_candidates(
 
 def _first_stages(
     dataset: Dataset,
-    cache: EmbeddingCache,
+    cache: CachedEncoder,
     queries: FloatArray,
     depth: int,
     indexes: Mapping[Lexical, LexicalIndex],
@@ -193,7 +193,7 @@ def _first_stages(
 
 def _second_stage(
     dataset: Dataset,
-    cache: EmbeddingCache,
+    cache: CachedEncoder,
     queries: M3Embeddings,
     rows: IntArray,
     offsets: IntArray,

@@ -12,9 +12,9 @@ from scipy.sparse import csr_array
 from bgem3.embeddings import M3Embeddings, MultiVectors
 from bgem3.encoder import M3Encoder
 from bgem3.errors import InvalidInputError
+from bgem3.evaluation.cached_encoder import CachedEncoder
 from bgem3.evaluation.candidates import Candidates, find_candidates
 from bgem3.evaluation.dataset import Dataset
-from bgem3.evaluation.embedding_cache import EmbeddingCache
 from bgem3.evaluation.measures import measure_rankings
 from bgem3.evaluation.statistics import Values
 from bgem3.evaluation.systems import System, make_systems
@@ -75,7 +75,7 @@ def evaluate(
     chosen = make_systems() if systems is None else systems
     if not chosen or len({system.name for system in chosen}) != len(chosen):
         raise InvalidInputError(f"systems: expected one or more with different names, got {[s.name for s in chosen]}")
-    candidates = candidates_for(dataset, EmbeddingCache(encoder, cache), chosen, show_progress=show_progress)
+    candidates = candidates_for(dataset, CachedEncoder(encoder, cache), chosen, show_progress=show_progress)
     return Evaluation(
         dataset=dataset.name,
         n_passages=dataset.n_passages,
@@ -86,7 +86,7 @@ def evaluate(
 
 
 def candidates_for(
-    dataset: Dataset, cache: EmbeddingCache, systems: Sequence[System], *, show_progress: bool = False
+    dataset: Dataset, cache: CachedEncoder, systems: Sequence[System], *, show_progress: bool = False
 ) -> Candidates:
     """Find and score all candidates that some systems can ask for."""
     plans = [system.plan(max(_BY_DEPTH)) for system in systems]

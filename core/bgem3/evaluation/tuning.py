@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from bgem3.encoder import M3Encoder
 from bgem3.errors import InvalidInputError, TuningWarning
+from bgem3.evaluation.cached_encoder import CachedEncoder
 from bgem3.evaluation.candidates import Candidates
 from bgem3.evaluation.dataset import Dataset
-from bgem3.evaluation.embedding_cache import EmbeddingCache
 from bgem3.evaluation.evaluate import candidates_for, search
 from bgem3.evaluation.measures import measure_rankings
 from bgem3.evaluation.statistics import Values, mean_interval, paired_p
@@ -97,7 +97,7 @@ def tune(
             f"queries: got {len(dataset.queries)}, expected {2 * FOLDS} or more; 50 to 200 are usual"
         )
     systems = grid(strategies, lexical, codec)
-    candidates = candidates_for(dataset, EmbeddingCache(encoder, cache), systems, show_progress=show_progress)
+    candidates = candidates_for(dataset, CachedEncoder(encoder, cache), systems, show_progress=show_progress)
     found = choose(systems, measure_grid(dataset, candidates, systems), seed=seed)
     evidence = {"dataset": dataset.name, "lexical": lexical, "codec": codec, **found.best.evidence}
     found = replace(found, best=replace(found.best, evidence=evidence))

@@ -6,7 +6,7 @@ import pytest
 from bgem3 import HybridIndex, MemoryStore, Weights
 from bgem3.errors import InvalidInputError
 from bgem3.evaluation import Dataset, System, evaluate, make_systems
-from bgem3.evaluation.embedding_cache import EmbeddingCache
+from bgem3.evaluation.cached_encoder import CachedEncoder
 from bgem3.evaluation.evaluate import candidates_for, search
 from bgem3.evaluation.measures import measure_rankings
 from tests.support.fake_encoder import FakeEncoder
@@ -23,7 +23,7 @@ SYSTEMS = [
 def test_every_system_finds_what_an_index_finds(labelled, tmp_path, k):
     dataset = Dataset.read(labelled)
     encoder = FakeEncoder()
-    candidates = candidates_for(dataset, EmbeddingCache(encoder, tmp_path), SYSTEMS)
+    candidates = candidates_for(dataset, CachedEncoder(encoder, tmp_path), SYSTEMS)
     passages = dict(dataset.passages())
     for system in SYSTEMS:
         index = HybridIndex(encoder, MemoryStore(codec=system.codec), lexical=system.lexical)

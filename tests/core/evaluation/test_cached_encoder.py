@@ -2,18 +2,18 @@
 
 import numpy as np
 import pytest
+from bgem3.evaluation.cached_encoder import CachedEncoder, blocks
 
 from bgem3.errors import StoreWriteError
-from bgem3.evaluation.embedding_cache import EmbeddingCache, blocks
 from tests.support.fake_encoder import FakeEncoder
 
 TEXTS = ["word1 word2", "word3", ""]
 
 
 def test_a_second_run_encodes_nothing_and_gives_the_same(tmp_path):
-    first = EmbeddingCache(FakeEncoder(), tmp_path).encode(TEXTS)
+    first = CachedEncoder(FakeEncoder(), tmp_path).encode(TEXTS)
     encoder = FakeEncoder()
-    second = EmbeddingCache(encoder, tmp_path).encode(TEXTS)
+    second = CachedEncoder(encoder, tmp_path).encode(TEXTS)
     assert encoder.calls == []
     np.testing.assert_array_equal(first.dense, second.dense)
     np.testing.assert_array_equal(first.sparse.toarray(), second.sparse.toarray())
@@ -21,32 +21,17 @@ def test_a_second_run_encodes_nothing_and_gives_the_same(tmp_path):
 
 
 def test_only_the_heads_asked_for_are_read(tmp_path):
-    cache = EmbeddingCache(FakeEncoder(), tmp_path)
+    cache = CachedEncoder(FakeEncoder(), tmp_path)
     cache.encode(TEXTS)
     assert cache.encode(TEXTS, heads=("sparse",)).heads == ("sparse",)
 
 
 @pytest.mark.parametrize("other", [{"fingerprint": "b" * 64}, {"max_length": 64}, {"backend": "other"}])
 def test_another_encoder_reads_nothing_of_it(tmp_path, other):
-    EmbeddingCache(FakeEncoder(), tmp_path).encode(TEXTS)
+    CachedEncoder(FakeEncoder(), tmp_path).encode(TEXTS)
     encoder = FakeEncoder(**other)
-    EmbeddingCache(encoder, tmp_path).encode(TEXTS)
+    CachedEncoder(encoder, tmp_path).encode(TEXTS)
     assert len(encoder.calls) == 1
-
-
-def test_a_damaged_file_is_encoded_again(tmp_path):
-    cache = EmbeddingCache(FakeEncoder(), tmp_path)
-    before = cache.encode(TEXTS)
-    (path,) = cache.folder.iterdir()
-    path.write_bytes(path.read_bytes()[:200])
-    np.testing.assert_array_equal(cache.encode(TEXTS).dense, before.dense)
-    assert len(cache.encoder.calls) == 2
-
-
-def test_a_folder_that_cannot_be_made(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StoreWriteError, match="Fix: cache="):
-        EmbeddingCache(FakeEncoder(), tmp_path / "file").encode(TEXTS)
 
 
 def test_blocks_hold_few_texts_and_few_characters():
