@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from bgem3.evaluation.cached_encoder import CachedEncoder, blocks
 
-from bgem3.errors import StoreWriteError
+from bgem3.evaluation.cached_encoder import CachedEncoder, blocks
 from tests.support.fake_encoder import FakeEncoder
 
 TEXTS = ["word1 word2", "word3", ""]
