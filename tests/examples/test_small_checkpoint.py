@@ -31,8 +31,6 @@ def ours(request) -> M3Embeddings:
 @pytest.fixture(scope="module")
 def flag() -> dict:
     model = BGEM3FlagModel(str(CHECKPOINT), use_fp16=False, devices="cpu")
-    # NOTE: the files are half precision, and with transformers 5 the body would stay so beside float32 heads.
-    model.model.float()
     return model.encode(TEXTS, return_dense=True, return_sparse=True, return_colbert_vecs=True)
 
 
