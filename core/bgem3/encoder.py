@@ -385,8 +385,7 @@ def _check_heads(heads: Collection[Head]) -> tuple[Head, ...]:
 
 
 def _check_finite(outputs: HeadOutputs, precision: str) -> None:
-    for values in (outputs.dense, outputs.token_weights, outputs.token_vectors):
-        if values is not None and not np.isfinite(values).all():
-            raise BackendError(
-                f"the forward pass gave a number that is not finite in {precision}. Fix: precision='float32'"
-            )
+    if not outputs.is_finite():
+        raise BackendError(
+            f"the forward pass gave a number that is not finite in {precision}. Fix: precision='float32'"
+        )

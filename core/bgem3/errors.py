@@ -31,6 +31,7 @@ BGEM3Error
 
 BGEM3Warning (UserWarning)
 ├── TruncationWarning                      text was cut under overflow="truncate"
+├── PrecisionWarning                       float16 overflowed, and float32 was used instead
 ├── TuningWarning                          a sample too small to tell weights apart
 └── SettingsWarning                        an index opened with other settings than it was made with
 """
@@ -176,6 +177,10 @@ class BGEM3Warning(UserWarning):
 
 class TruncationWarning(BGEM3Warning):
     """Texts were cut at `max_length` under `overflow="truncate"`."""
+
+
+class PrecisionWarning(BGEM3Warning):
+    """A result in float16 was not finite and was computed again in float32."""
 
 
 class SettingsWarning(BGEM3Warning):

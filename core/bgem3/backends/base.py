@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from bgem3.types import FloatArray, Head, IntArray
 
 
@@ -24,6 +26,18 @@ class HeadOutputs:
     dense: FloatArray | None
     token_weights: FloatArray | None
     token_vectors: FloatArray | None
+
+    @classmethod
+    def join(cls, parts: Sequence[HeadOutputs]) -> HeadOutputs:
+        """Put the sequences of several batches with the same heads one after another."""
+        columns = zip(*((part.dense, part.token_weights, part.token_vectors) for part in parts), strict=True)
+        joined = [[array for array in column if array is not None] for column in columns]
+        return cls(*(np.concatenate(arrays) if arrays else None for arrays in joined))
+
+    def is_finite(self) -> bool:
+        """Tell whether every number is one."""
+        arrays = (self.dense, self.token_weights, self.token_vectors)
+        return all(bool(np.isfinite(array).all()) for array in arrays if array is not None)
 
 
 class Model(Protocol):

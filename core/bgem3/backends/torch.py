@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Sequence
 from itertools import groupby
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from bgem3.backends.base import HeadOutputs
 from bgem3.checkpoint import Checkpoint, Config
-from bgem3.errors import BackendError, CheckpointFileError
+from bgem3.errors import BackendError, CheckpointFileError, PrecisionWarning
 from bgem3.types import FloatArray, Head, IntArray
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -55,6 +56,8 @@ class TorchBackend:
         self.dim = checkpoint.config.hidden_size
         self.multi_dim = len(checkpoint.multi_vector_head.weight)
         self._pad = checkpoint.config.pad_token_id
+        self._checkpoint = checkpoint
+        self._wider: TorchBackend | None = None
         dtype = _DTYPES[precision]
         try:
             self._model = _Model(checkpoint, torch.device(self.device), dtype)
@@ -66,27 +69,71 @@ class TorchBackend:
         except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without CUDA
             raise BackendError(f"device: torch cannot use {self.device!r} ({error}). Fix: device='cpu'") from error
 
-    @torch.inference_mode()
     def forward(self, sequences: Sequence[IntArray], heads: Collection[Head]) -> HeadOutputs:
-        """Encode token sequences; see `Backend.forward`."""
-        lengths = [len(ids) for ids in sequences]
-        ids = torch.from_numpy(np.concatenate(sequences)).to(self.device)
-        positions = np.concatenate([_positions(one, self._pad) for one in sequences])
+        """Encode token sequences; see `Backend.forward`.
+
+        A batch that exceeds the device's memory is halved until it fits. A result in float16 that is not finite is
+        computed again in float32, with weights that are loaded then, and a `PrecisionWarning`.
+        """
         try:
-            hidden = self._model(ids, torch.from_numpy(positions).to(self.device), lengths)
+            outputs = self._forward(sequences, heads)
+        except torch.OutOfMemoryError as error:
+            if len(sequences) == 1:
+                raise BackendError(
+                    f"device: {self.device} has no memory left for one text of {len(sequences[0])} tokens ({error}). "
+                    f"Fix: a lower max_length=, precision='bfloat16', or device='cpu'"
+                ) from error
+            outputs = None
         except RuntimeError as error:
-            raise BackendError(f"torch failed on a batch of {len(ids)} tokens: {error}") from error
-        first = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)[:-1]])).to(self.device)
-        dense = token_weights = token_vectors = None
+            raise BackendError(f"torch failed on a batch of {sum(map(len, sequences))} tokens: {error}") from error
+        if outputs is None:  # out here the failed attempt's tensors are gone
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            half = len(sequences) // 2
+            return HeadOutputs.join([self.forward(part, heads) for part in (sequences[:half], sequences[half:])])
+        if self.precision == "float16" and not outputs.is_finite():
+            return self._in_float32(sequences, heads)
+        return outputs
+
+    def _in_float32(self, sequences: Sequence[IntArray], heads: Collection[Head]) -> HeadOutputs:
+        warnings.warn(
+            f"{len(sequences)} texts gave a number that is not finite in float16 and were computed again in float32; "
+            f"precision='bfloat16' has the range and the speed",
+            PrecisionWarning,
+            stacklevel=2,
+        )
+        if self._wider is None:
+            self._wider = TorchBackend(self._checkpoint, precision="float32", device=self.device)
+        return self._wider.forward(sequences, heads)
+
+    @torch.inference_mode()
+    def _forward(self, sequences: Sequence[IntArray], heads: Collection[Head]) -> HeadOutputs:
+        lengths = [len(ids) for ids in sequences]
+        ids = self._to_device(np.concatenate(sequences))
+        positions = self._to_device(np.concatenate([_positions(one, self._pad) for one in sequences]))
+        hidden = self._model(ids, positions, lengths)
+        first = self._to_device(np.concatenate([[0], np.cumsum(lengths)[:-1]]))
+        found: dict[str, Tensor] = {}
         if "dense" in heads:
-            dense = _numpy(F.normalize(hidden[first].float(), dim=-1))
+            found["dense"] = F.normalize(hidden[first].float(), dim=-1)
         if "sparse" in heads:
-            token_weights = _numpy(F.linear(hidden, *self._sparse)[:, 0].relu())
+            found["token_weights"] = F.linear(hidden, *self._sparse)[:, 0].relu().float()
         if "multi_vector" in heads:
             rest = torch.ones(len(hidden), dtype=torch.bool, device=hidden.device)
             rest[first] = False
-            token_vectors = _numpy(F.normalize(F.linear(hidden[rest], *self._multi_vector).float(), dim=-1))
-        return HeadOutputs(dense, token_weights, token_vectors)
+            found["token_vectors"] = F.normalize(F.linear(hidden[rest], *self._multi_vector).float(), dim=-1)
+        # copies into pinned memory run beside each other; on the CPU nothing is copied
+        here = {name: values.to("cpu", non_blocking=True) for name, values in found.items()}
+        if hidden.is_cuda:
+            torch.cuda.current_stream().synchronize()
+        arrays: dict[str, FloatArray] = {name: values.numpy() for name, values in here.items()}
+        return HeadOutputs(arrays.get("dense"), arrays.get("token_weights"), arrays.get("token_vectors"))
+
+    def _to_device(self, values: IntArray) -> Tensor:
+        tensor = torch.from_numpy(values)
+        if self.device == "cpu":
+            return tensor
+        return (tensor.pin_memory() if self.device.startswith("cuda") else tensor).to(self.device, non_blocking=True)
 
 
 def _positions(ids: IntArray, pad: int) -> IntArray:
@@ -94,11 +141,6 @@ def _positions(ids: IntArray, pad: int) -> IntArray:
     real = ids != pad
     positions: IntArray = np.cumsum(real) * real + pad
     return positions
-
-
-def _numpy(values: Tensor) -> FloatArray:
-    array: FloatArray = values.float().cpu().numpy()
-    return array
 
 
 class _Model:
