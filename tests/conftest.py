@@ -108,6 +108,12 @@ def make_store(store_name: str, tmp_path: Path, request: pytest.FixtureRequest) 
         yield MemoryStore
     elif store_name == "chroma":
         yield partial(ChromaStore, tmp_path / "db")
+    elif store_name == "edge":
+        from tests.support.qdrant_edge import EdgeClient
+
+        client = EdgeClient(tmp_path)
+        yield lambda codec="float16": QdrantStore(client=client, collection=name, token_datatype=codec)
+        client.close()
     elif store_name == "milvus":
         client = request.getfixturevalue("milvus_client")
         yield partial(MilvusStore, client=client, collection=name)

@@ -12,10 +12,17 @@ from bgem3.encoder import M3Encoder
 from bgem3.hybrid import HybridIndex
 from bgem3.stores.base import Store
 from bgem3.types import Chunk
+from tests.conftest import STORES
 
 # What an engine scores it must be able to score alone: it takes the model's own lexical weights only.
-ENGINES = {"qdrant", "milvus"}
-PERSISTENT = {"chroma", "qdrant", "milvus"}
+ENGINES = {"qdrant", "edge", "milvus"}
+PERSISTENT = {"chroma", "qdrant", "edge", "milvus"}
+
+
+@pytest.fixture(params=(*STORES, "edge"))
+def store_name(request: pytest.FixtureRequest) -> str:
+    """Return the name of a store; `edge` is QdrantStore over the embedded engine of a Qdrant server."""
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
 from bgem3.embeddings import M3Embeddings
-from bgem3.errors import InvalidInputError
+from bgem3.errors import InvalidInputError, PartialWriteError, StoreError
 from bgem3.stores.local import run_plan
 from bgem3.types import Chunk, FloatArray, Head, Hits, IndexSettings, IntArray, SearchPlan, Stage, Where
 
@@ -66,6 +66,30 @@ def batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
     iterator = iter(items)
     while part := list(islice(iterator, size)):
         yield part
+
+
+def write_batches(
+    batches: Iterable[list[Item]], write: Callable[[list[Item]], object], id_of: Callable[[Item], str]
+) -> None:
+    """Write batch after batch; an error after the first batch says which ids were written before it.
+
+    Raises:
+        PartialWriteError: a later batch failed.
+        StoreError: the first one did.
+    """
+    written: list[str] = []
+    for batch in batches:
+        try:
+            write(batch)
+        except StoreError as error:
+            if not written:
+                raise
+            raise PartialWriteError(
+                f"{error} Written before that: {len(written)} ids, up to {written[-1]!r} (see error.written). "
+                f"Adding all again is safe",
+                written,
+            ) from error
+        written += map(id_of, batch)
 
 
 def with_retries(call: Callable[[], Result], is_passing: Callable[[BaseException], bool], wait: float = 0.5) -> Result:

@@ -6,18 +6,28 @@ import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from bgem3.embeddings import M3Embeddings, MultiVectors
-from bgem3.errors import InvalidInputError, PartialWriteError, StoreClosedError, StoreError
+from bgem3.errors import InvalidInputError, StoreClosedError, StoreError
 from bgem3.index.multi_vector import Codec, get_codec
 from bgem3.scoring import dense_row_scores, max_sim
 from bgem3.stores import milvus_rows
 from bgem3.stores.base import check_settings
-from bgem3.stores.engine import Candidates, batches, byte_batches, check_lexical, key_of, run_over, sparse_row
+from bgem3.stores.engine import (
+    Candidates,
+    batches,
+    byte_batches,
+    check_lexical,
+    key_of,
+    run_over,
+    sparse_row,
+    write_batches,
+)
 from bgem3.stores.milvus_collection import (
     BLOBS,
     DENSE,
@@ -133,19 +143,8 @@ class MilvusStore:
         for row, tokens in zip(rows, embeddings.multi_vector, strict=True):
             row.update(self._token_field(tokens))
         sized = ((row, milvus_rows.size_of(row)) for row in rows)
-        written: list[str] = []
-        for batch in byte_batches(sized, _BATCH_BYTES, _MOST_ROWS):
-            try:
-                self._collection.call(self._client.upsert, batch)
-            except StoreError as error:
-                if not written:
-                    raise
-                raise PartialWriteError(
-                    f"{error} Written before that: {len(written)} of {len(chunks)} ids, up to {written[-1]!r} "
-                    f"(see error.written). Adding all again is safe",
-                    written,
-                ) from error
-            written += [row[ID] for row in batch]
+        write = partial(self._collection.call, self._client.upsert)
+        write_batches(byte_batches(sized, _BATCH_BYTES, _MOST_ROWS), write, lambda row: str(row[ID]))
 
     def get(self, ids: Sequence[str]) -> list[Chunk]:
         """See `Store.get`."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from bgem3.embeddings import M3Embeddings
-from bgem3.errors import InvalidInputError, PartialWriteError, StoreClosedError, StoreError
+from bgem3.errors import InvalidInputError, StoreClosedError
 from bgem3.index_settings import encode_passages, settings_of
 from bgem3.stores.base import check_settings
 from bgem3.stores.engine import (
@@ -21,8 +21,9 @@ from bgem3.stores.engine import (
     check_lexical,
     key_of,
     run_over,
+    write_batches,
 )
-from bgem3.stores.layouts import Layout
+from bgem3.stores.layouts import OWN, Layout
 from bgem3.stores.qdrant_collection import CollectionOptions, QdrantCollection, Quantization, connect
 from bgem3.stores.qdrant_filters import to_qdrant
 from bgem3.stores.qdrant_points import named, size_of, to_embeddings, to_payload, to_vectors
@@ -176,19 +177,12 @@ class QdrantStore:
             (self._point(chunk, embeddings, i), size_of(chunk, embeddings, i, self._float_bytes))
             for i, chunk in enumerate(chunks)
         )
-        written: list[str] = []
-        for batch in byte_batches(points, _BATCH_BYTES, _MOST_POINTS):
-            try:
-                self._collection.call(self._client.upsert, self._collection.name, batch, wait=True)
-            except StoreError as error:
-                if not written:
-                    raise
-                raise PartialWriteError(
-                    f"{error} Written before that: {len(written)} of {len(chunks)} ids, up to {written[-1]!r} "
-                    f"(see error.written). Adding all again is safe",
-                    written,
-                ) from error
-            written += [chunk.id for chunk in chunks[len(written) : len(written) + len(batch)]]
+        write = partial(self._collection.call, self._client.upsert, self._collection.name, wait=True)
+        write_batches(
+            byte_batches(points, _BATCH_BYTES, _MOST_POINTS),
+            lambda batch: write(points=batch),
+            lambda point: str((point.payload or {})[OWN]["id"]),
+        )
 
     def get(self, ids: Sequence[str]) -> list[Chunk]:
         """See `Store.get`."""
