@@ -202,6 +202,10 @@ REFERENCE = "bgem3 torch float32"
 
 def run_child(name: str, folder: Path, options: argparse.Namespace) -> None:
     """Measure one system and write what was seen as JSON, its representations beside it."""
+    if options.load:
+        SYSTEMS[name](folder)
+        print("{}")
+        return
     if options.long:
         run_long(name, folder)
         return
@@ -312,8 +316,11 @@ def maxsims(part: Any) -> np.ndarray:
     return np.array([(one @ other.T).max(axis=1).mean() for one, other in pairwise(texts)])
 
 
-def child(name: str, options: argparse.Namespace, out: Path) -> dict[str, Any] | str:
+def child(name: str, options: argparse.Namespace, out: Path, *, load: bool = False) -> dict[str, Any] | str:
     command = [sys.executable, __file__, *sys.argv[1:], "--child", name, "--out", str(out), "--work", str(options.work)]
+    if not load and name not in (REFERENCE, "FlagEmbedding float32"):
+        child(name, options, out, load=True)  # what is converted on first use is there when memory is measured
+    command += ["--load"] * load
     environment = {**os.environ, "BGEM3_CACHE": str(options.work / "cache"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
@@ -331,6 +338,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "bgem3-bench")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--out", help=argparse.SUPPRESS)
+    parser.add_argument("--load", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     folder = make_checkpoint(options.work / f"layers{options.layers}", options.layers)
     if options.child:

@@ -333,3 +333,13 @@ async def test_the_event_loop_keeps_ticking(checkpoint):
     pulse.cancel()
     assert ticks >= 10
     encoder.close()
+
+
+@pytest.mark.parametrize("backend", ["onnx", "torch", "openvino"])
+def test_a_query_is_one_forward_pass_from_the_first_call_on(checkpoint, backend):
+    encoder = M3Encoder.from_pretrained(checkpoint, backend=backend)
+    forward, calls = encoder._backend.forward, []
+    encoder._backend.forward = lambda sequences, heads: calls.append(len(sequences)) or forward(sequences, heads)
+    for _ in range(3):
+        encoder.encode(["Where does the river rise?"])
+    assert calls == [1, 1, 1]
