@@ -4,9 +4,6 @@ Usage: python examples/finetune/finetune.py DATA --out FOLDER [--model examples/
 
 DATA is a labelled set: corpus.jsonl, queries.jsonl, qrels.tsv. Questions about one half of the answering passages are
 trained on, those about the other half are only measured. FOLDER gets train.jsonl and the checkpoint.
-
-NOTE: does not work yet. Training stops with "mat1 and mat2 must have the same dtype, but got Half and Float": the trainer
-(FlagEmbedding 1.4.2) keeps a half precision checkpoint as it is beside float32 heads. Give it a float32 copy.
 """
 
 from __future__ import annotations
@@ -14,9 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from safetensors.torch import load_file, save_file
 
 from bgem3 import HybridIndex, M3Encoder, MemoryStore
 from bgem3.evaluation import Dataset, evaluate, make_systems
@@ -49,18 +49,30 @@ def write_examples(dataset: Dataset, encoder: M3Encoder, path: Path) -> None:
             file.write(json.dumps({"query": question, "pos": right, "neg": wrong}, ensure_ascii=False) + "\n")
 
 
-def train(model: Path, examples: Path, out: Path, steps: int) -> None:
+def as_float32(model: Path, copy: Path) -> Path:
+    """Copy a checkpoint in float32: in half precision the trainer stops at its own float32 heads."""
+    shutil.copytree(model, copy, ignore=shutil.ignore_patterns("onnx"), dirs_exist_ok=True)
+    config = json.loads((copy / "config.json").read_text("utf-8"))
+    (copy / "config.json").write_text(json.dumps({**config, "torch_dtype": "float32"}, indent=2), "utf-8")
+    if (weights := copy / "model.safetensors").exists():
+        tensors = {name: tensor.float() for name, tensor in load_file(weights).items()}
+        save_file(tensors, weights, {"format": "pt"})
+    return copy
+
+
+def train(model: Path, examples: Path, out: Path, steps: int, rate: float) -> None:
     """Run FlagEmbedding's trainer on all three heads; it writes the layout it was given."""
     options = {
-        "model_name_or_path": model,
+        "model_name_or_path": as_float32(model, out / "start"),
         "train_data": examples,
         "output_dir": out,
         "max_steps": steps,
-        "learning_rate": 2e-5,
-        "per_device_train_batch_size": 8,
+        "learning_rate": rate,
+        "per_device_train_batch_size": 4,
         "train_group_size": 1 + NEGATIVES,
         "query_max_len": 64,
-        "passage_max_len": 256,
+        # NOTE: the trainer's sparse head takes texts x tokens x vocabulary floats: 0.5 GB at 16 x 128 x 62,000.
+        "passage_max_len": 128,
         "temperature": 0.02,
         "unified_finetuning": True,
         "use_cpu": True,
@@ -79,6 +91,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", type=Path, default=Path("examples/bge-m3-mini"))
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--rate", type=float, default=2e-4, help="learning rate; 1e-5 for BAAI/bge-m3")
     parser.add_argument("--train", type=int, default=400, help="questions to train on")
     parser.add_argument("--test", type=int, default=150, help="questions to measure")
     options = parser.parse_args()
@@ -89,7 +102,7 @@ def main() -> None:
     systems = make_systems(strategies=("union",))
     before = evaluate(outside, encoder, systems, show_progress=True)
     write_examples(inside, encoder, options.out / "train.jsonl")
-    train(options.model, options.out / "train.jsonl", options.out, options.steps)
+    train(options.model, options.out / "train.jsonl", options.out, options.steps, options.rate)
     after = evaluate(outside, M3Encoder.from_pretrained(options.out, backend="torch"), systems, show_progress=True)
     for system in before.values:
         old, new = (one.values[system]["nDCG@10"] for one in (before, after))
