@@ -7,7 +7,7 @@ import json
 import lzma
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, cast
 
 from bgem3.errors import DatasetError
 
@@ -36,21 +36,22 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     number = 0
     try:
         with _open(path) as file:
-            for number, line in enumerate(file, start=1):
+            for number, raw in enumerate(file, start=1):
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 if line.strip():
                     yield number, line.rstrip("\r\n")
-    except (UnicodeDecodeError, EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise DatasetError(
-            path, number + 1, f"cannot be read: {error}. Fix: save it as UTF-8, or copy it again"
-        ) from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(path, number, f"not UTF-8: {error}. Fix: save it as UTF-8") from error
+    except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise DatasetError(path, number + 1, f"cannot be read: {error}. Fix: copy it again") from error
 
 
-def _open(path: Path) -> TextIO:
+def _open(path: Path) -> BinaryIO:
     if path.suffix == ".xz":
-        return lzma.open(path, "rt", encoding="utf-8-sig", newline="\n")
+        return cast(BinaryIO, lzma.open(path))
     if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="\n")
-    return path.open(encoding="utf-8-sig", newline="\n")
+        return cast(BinaryIO, gzip.open(path))
+    return path.open("rb")
 
 
 def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

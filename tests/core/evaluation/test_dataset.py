@@ -103,8 +103,8 @@ def test_what_is_missing_is_named(labelled, tmp_path):
 
 
 def test_a_file_that_is_not_text_is_named(labelled):
-    (labelled / "corpus.jsonl").write_bytes(b'{"_id": "p0", "text": "\xff"}\n')
-    with pytest.raises(DatasetError, match=r"corpus\.jsonl, line 1: cannot be read"):
+    (labelled / "corpus.jsonl").write_bytes(b'{"_id": "p0", "text": "x"}\n{"_id": "p1", "text": "\xff"}\n')
+    with pytest.raises(DatasetError, match=r"corpus\.jsonl, line 2: not UTF-8"):
         Dataset.read(labelled)
     (labelled / "corpus.jsonl").unlink()
     (labelled / "corpus.jsonl.xz").write_bytes(lzma.compress(b'{"_id": "p0", "text": "x"}\n' * 10)[:-20])
