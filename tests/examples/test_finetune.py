@@ -30,7 +30,8 @@ def test_two_steps_change_the_checkpoint_and_are_measured(tmp_path):
     done = subprocess.run([*script, "--model", EXAMPLES / "bge-m3-mini"], capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "union balanced" in done.stdout and " -> " in done.stdout
+    assert "union balanced" in done.stdout
+    assert " -> " in done.stdout
     assert len((out / "train.jsonl").read_text("utf-8").splitlines()) > 10
     text = ["bees"]
     before, after = (M3Encoder.from_pretrained(one, backend="torch") for one in (EXAMPLES / "bge-m3-mini", out))
