@@ -65,7 +65,9 @@ def test_dropping_leaves_nothing_of_a_collection_and_all_of_the_others(tmp_path,
             index.add(["a text"], ids=["one"])
     drop_collection(str(tmp_path), "tea")
     assert collection_names(str(tmp_path)) == ["tea.green"]
-    assert {path.name for path in tmp_path.glob("bgem3-tea.*") if "green" not in path.name} <= {"bgem3-tea.lock"}
+    left = {path.name for path in tmp_path.glob("bgem3-tea.*") if "green" not in path.name}
+    # lock files stay: another process may be waiting for one
+    assert left <= {"bgem3-tea.lock", "bgem3-tea.graph.lock"}
     with HybridIndex(encoder, ChromaStore(tmp_path, collection="tea")) as index:
         assert index.count() == 0
         index.add(["another"])
