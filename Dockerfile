@@ -1,5 +1,5 @@
 # The server on a CPU. docs/serving.md says how to run it; the steps below are tried in a clean environment by
-# tests/server/test_image.py, so keep them to what pip and a shell can do.
+# tools/try_image.sh, so keep them to what pip and a shell can do.
 FROM python:3.12-slim AS build
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE CHANGELOG.md ./
