@@ -5,7 +5,8 @@ python benchmarks/serve.py --seconds 5 --clients 8
 
 A server is started on loopback and shares the machine with the clients. Every client checks that each answer is its own
 text's vector. Overhead is the median time of one request less that of one `encode`; throughput is held against one
-offline `encode` of as many texts.
+offline `encode` of as many texts. Memory is sampled twelve times while the clients ask. Where there is a Chromium, the page is
+opened too: from a ready server to a page that answers.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import argparse
 import asyncio
 import json
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import httpx
@@ -87,15 +89,17 @@ def report(pid: int, url: str, encoder: M3Encoder, args: argparse.Namespace) -> 
     )
     texts = [text_of(number) for number in range(2048)]
     vectors = encoder.encode(texts, heads=["dense"]).dense
-    before = memory(pid)
-    done, seconds = asyncio.run(load(url, texts, vectors, args.clients, args.seconds))
+    samples = [memory(pid)]
+    done, seconds = asyncio.run(load(url, texts, vectors, args, lambda: samples.append(memory(pid))))
     rate = done * TEXTS_A_REQUEST / seconds
     started = time.perf_counter()
     encoder.encode(texts, heads=["dense"])
     offline = len(texts) / (time.perf_counter() - started)
     print(f"{args.clients} clients, {seconds:.0f} s: {done} requests of {TEXTS_A_REQUEST} texts, every answer right")
     print(f"throughput {rate:.0f} texts/s, offline {offline:.0f} texts/s: {rate / offline:.0%}")
-    print(f"memory of the server: {before} MB before, {memory(pid)} MB after")
+    print(f"memory of the server: {samples[0]} MB before, then {', '.join(map(str, samples[1:]))} MB")
+    if browser := shutil.which("chromium") or shutil.which("google-chrome"):
+        print(f"page ready after {', '.join(f'{one:.2f}' for one in page_seconds(browser, url))} s, first visit first")
 
 
 def one_client(url: str) -> float:
@@ -120,7 +124,24 @@ def one_encoder(encoder: M3Encoder) -> float:
     return statistics.median(times[20:]) * 1000
 
 
-async def load(url: str, texts: Sequence[str], vectors: np.ndarray, clients: int, seconds: float) -> tuple[int, float]:
+def page_seconds(browser: str, url: str) -> list[float]:
+    """Return the seconds until the page answers, for three visits of a browser that runs already."""
+    from playwright.sync_api import sync_playwright
+
+    times = []
+    with sync_playwright() as playwright:
+        page = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"]).new_page()
+        for _ in range(3):
+            started = time.perf_counter()
+            page.goto(url)
+            page.wait_for_selector("html[data-ready]", state="attached")
+            times.append(time.perf_counter() - started)
+    return times
+
+
+async def load(
+    url: str, texts: Sequence[str], vectors: np.ndarray, args: argparse.Namespace, sample: Callable[[], None]
+) -> tuple[int, float]:
     """Let clients ask for their own texts until the time is over; half through OpenAI's client, half raw HTTP.
 
     Returns:
@@ -130,6 +151,7 @@ async def load(url: str, texts: Sequence[str], vectors: np.ndarray, clients: int
         AssertionError: an answer is not the vector of the text that was asked for.
     """
     started = time.perf_counter()
+    clients, seconds = args.clients, args.seconds
     limits = httpx.Limits(max_connections=clients)
     async with (
         httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as raw,
@@ -146,7 +168,13 @@ async def load(url: str, texts: Sequence[str], vectors: np.ndarray, clients: int
                 done += 1
             return done
 
-        answered = await asyncio.gather(*(one(number) for number in range(clients)))
+        async def sampled() -> int:
+            for _ in range(12):
+                await asyncio.sleep(seconds / 12)
+                sample()
+            return 0
+
+        answered = await asyncio.gather(sampled(), *(one(number) for number in range(clients)))
     return sum(answered), time.perf_counter() - started
 
 
