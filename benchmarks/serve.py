@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--model", default=str(MINI))
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--texts", type=int, default=2048, help="different texts that are asked for")
     args = parser.parse_args()
     encoder = M3Encoder.from_pretrained(args.model)
     command = [sys.executable, "-m", "bgem3", "serve", "--model", args.model, "--port", "0"]
@@ -87,7 +88,7 @@ def report(pid: int, url: str, encoder: M3Encoder, args: argparse.Namespace) -> 
     print(
         f"one client, one text: request p50 {alone:.2f} ms, encode p50 {direct:.2f} ms, overhead {alone - direct:.2f} ms"
     )
-    texts = [text_of(number) for number in range(2048)]
+    texts = [text_of(number) for number in range(args.texts)]
     vectors = encoder.encode(texts, heads=["dense"]).dense
     samples = [memory(pid)]
     done, seconds = asyncio.run(load(url, texts, vectors, args, lambda: samples.append(memory(pid))))
@@ -157,13 +158,14 @@ async def load(
         httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as raw,
         openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as official,
     ):
+        name = (await official.models.list()).data[0].id
 
         async def one(number: int) -> int:
             done = 0
             while not done or time.perf_counter() - started < seconds:
                 rows = np.random.default_rng((number, done)).integers(len(texts), size=TEXTS_A_REQUEST)
                 asked = [texts[row] for row in rows]
-                found = await (ask_raw(raw, asked) if number % 2 else ask_official(official, asked))
+                found = await (ask_raw(raw, asked) if number % 2 else ask_official(official, name, asked))
                 np.testing.assert_allclose(found, vectors[rows], atol=1e-4)
                 done += 1
             return done
@@ -184,8 +186,8 @@ async def ask_raw(client: httpx.AsyncClient, texts: Sequence[str]) -> np.ndarray
     return np.array([item["embedding"] for item in answer.json()["data"]])
 
 
-async def ask_official(client: openai.AsyncOpenAI, texts: Sequence[str]) -> np.ndarray:
-    answer = await client.embeddings.create(model="bge-m3-mini", input=list(texts))
+async def ask_official(client: openai.AsyncOpenAI, model: str, texts: Sequence[str]) -> np.ndarray:
+    answer = await client.embeddings.create(model=model, input=list(texts))
     return np.array([item.embedding for item in answer.data])
 
 
