@@ -98,8 +98,8 @@ class EmbeddingCache:
             fresh = encode([*missing.values()])
             self._write([*missing], fresh)
             if len(missing) == len(texts):
-                return _only(fresh, heads)
-            known |= {key: _only(fresh[row : row + 1], heads) for row, key in enumerate(missing)}
+                return fresh.only(heads)
+            known |= {key: fresh[row : row + 1].only(heads) for row, key in enumerate(missing)}
         return M3Embeddings.concatenate([known[key] for key in keys])
 
     def clear(self) -> None:
@@ -240,13 +240,3 @@ def _decode(contents: Mapping[str, bytes], vocab_size: int, multi_dim: int) -> M
         vectors = MultiVectors(rows, np.array([0, len(rows)], np.int64))
     dense = numbers["dense"][None] if "dense" in contents else None
     return M3Embeddings(dense=dense, sparse=sparse, multi_vector=vectors)
-
-
-def _only(embeddings: M3Embeddings, heads: Collection[Head]) -> M3Embeddings:
-    if set(embeddings.heads) == set(heads):
-        return embeddings
-    return M3Embeddings(
-        dense=embeddings.dense if "dense" in heads else None,
-        sparse=embeddings.sparse if "sparse" in heads else None,
-        multi_vector=embeddings.multi_vector if "multi_vector" in heads else None,
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import overload
@@ -150,6 +150,12 @@ class M3Embeddings:
             if self._multi_vector is None
             else MultiVectors.from_list([self._multi_vector[int(i)] for i in picked], self._multi_vector.dim),
         )
+
+    def only(self, heads: Collection[Head]) -> M3Embeddings:
+        """Return the same texts with no other heads than these; at least one of them is there."""
+        if set(self.heads) <= set(heads):
+            return self
+        return M3Embeddings(**{head: getattr(self, f"_{head}") for head in heads})
 
     @classmethod
     def concatenate(cls, parts: Sequence[M3Embeddings]) -> M3Embeddings:

@@ -188,15 +188,5 @@ def _assemble(places: Sequence[_Place]) -> M3Embeddings:
     for run in runs:
         embeddings, rows = run[0][0], [row for _, row in run]
         whole = rows == list(range(len(embeddings)))
-        parts.append(_only(embeddings if whole else embeddings[np.array(rows)], shared))
+        parts.append((embeddings if whole else embeddings[np.array(rows)]).only(shared))
     return parts[0] if len(parts) == 1 else M3Embeddings.concatenate(parts)
-
-
-def _only(embeddings: M3Embeddings, heads: Sequence[Head]) -> M3Embeddings:
-    if list(embeddings.heads) == list(heads):
-        return embeddings
-    return M3Embeddings(
-        dense=embeddings.dense if "dense" in heads else None,
-        sparse=embeddings.sparse if "sparse" in heads else None,
-        multi_vector=embeddings.multi_vector if "multi_vector" in heads else None,
-    )

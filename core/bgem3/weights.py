@@ -6,6 +6,7 @@ import json
 import mmap
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -76,7 +77,7 @@ def _short(name: str) -> str:
 
 
 def _torch(path: Path) -> dict[str, Callable[[], NDArray[Any]]]:
-    return {name: lambda array=array: array for name, array in read_torch_file(path).items()}  # type: ignore[misc]
+    return {name: partial(np.asarray, array) for name, array in read_torch_file(path).items()}
 
 
 def _safetensors(path: Path) -> dict[str, Callable[[], NDArray[Any]]]:
@@ -96,11 +97,7 @@ def _safetensors(path: Path) -> dict[str, Callable[[], NDArray[Any]]]:
         dtype = np.dtype(_DTYPES[kind])
         return np.frombuffer(content, dtype, (end - begin) // dtype.itemsize, start + begin).reshape(shape)
 
-    return {
-        name: lambda entry=entry: read(entry)  # type: ignore[misc]
-        for name, entry in header.items()
-        if name != "__metadata__"
-    }
+    return {name: partial(read, entry) for name, entry in header.items() if name != "__metadata__"}
 
 
 def _onnx(path: Path) -> dict[str, Callable[[], NDArray[Any]]]:
@@ -119,13 +116,15 @@ def _onnx(path: Path) -> dict[str, Callable[[], NDArray[Any]]]:
     def read(name: str) -> NDArray[Any]:
         return numpy_helper.to_array(tensors[name], base_dir=str(path.parent))
 
+    def transposed(name: str) -> NDArray[Any]:
+        return read(name).T
+
     products = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "MatMul"}
-    readers: dict[str, Callable[[], NDArray[Any]]] = {name: lambda name=name: read(name) for name in tensors}  # type: ignore[misc]
+    readers: dict[str, Callable[[], NDArray[Any]]] = {name: partial(read, name) for name in tensors}
     for node in graph.node:
         for product, bias in (node.input, node.input[::-1]) if node.op_type == "Add" and len(node.input) == 2 else ():
             if product in products and bias in tensors and products[product] in tensors:
-                weight = products[product]
-                readers[bias.removesuffix("bias") + "weight"] = lambda weight=weight: read(weight).T  # type: ignore[misc]
+                readers[bias.removesuffix("bias") + "weight"] = partial(transposed, products[product])
     if "kind" in tensors:  # graphs of `bgem3.onnx_graph` keep the one row that is used
         readers["embeddings.token_type_embeddings.weight"] = lambda: read("kind").reshape(1, -1)
     return readers

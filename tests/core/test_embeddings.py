@@ -85,3 +85,10 @@ def test_to_flag():
     assert flag["colbert_vecs"][0].tolist() == [[0, 1], [1, 0]]
     assert M3Embeddings(dense=embeddings.dense).to_flag()["lexical_weights"] is None
     assert repr(embeddings) == f"M3Embeddings(1 texts, heads={HEADS})"
+
+
+def test_only_some_heads():
+    both = M3Embeddings(dense=np.eye(2, dtype=np.float32), sparse=csr_array(np.float32([[0, 1], [2, 0]])))
+    assert both.only(["sparse"]).heads == ("sparse",)
+    assert both.only(["sparse", "multi_vector"]).sparse is both.sparse
+    assert both.only(["multi_vector", "sparse", "dense"]) is both

@@ -7,7 +7,7 @@ import sys
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar, get_args
 
 import typer
 
@@ -30,7 +30,9 @@ Folders = Annotated[
     list[Path], typer.Argument(help="Folders with corpus.jsonl, queries.jsonl and qrels.tsv, plain, .gz or .xz.")
 ]
 MaxLength = Annotated[int | None, typer.Option(help="Tokens of one forward pass.")]
-Overflow = Annotated[str, typer.Option(help="Longer texts: window, truncate or error.")]
+Overflow = Annotated[
+    Literal["window", "truncate", "error"], typer.Option(help="Longer texts: window, truncate or error.")
+]
 QrelsFile = Annotated[str | None, typer.Option("--qrels", help="Name of the judgements' file in each folder.")]
 Titles = Annotated[bool, typer.Option(help="Put a passage's title before its text, as BEIR does.")]
 Sample = Annotated[int | None, typer.Option("--queries", help="Ask only so many random questions a folder.")]
@@ -179,10 +181,10 @@ def _read(folders: Sequence[Path], qrels: str | None, titles: bool, queries: int
     return [Dataset.read(folder, qrels=qrels, titles=titles).sample(queries) for folder in folders]
 
 
-def _load(model: str, backend: str, max_length: int | None, overflow: str) -> M3Encoder:
+def _load(model: str, backend: str, max_length: int | None, overflow: Overflow) -> M3Encoder:
     from bgem3.encoder import M3Encoder
 
-    return M3Encoder.from_pretrained(model, backend=backend, max_length=max_length, overflow=overflow)  # type: ignore[arg-type]
+    return M3Encoder.from_pretrained(model, backend=backend, max_length=max_length, overflow=overflow)
 
 
 def _print(evaluations: Sequence[Evaluation], baseline: str | None) -> None:

@@ -273,7 +273,7 @@ def _embedded_client(path: Path | None) -> ClientAPI:
     chromadb = _import_chroma()
     try:
         client: ClientAPI = chromadb.PersistentClient(str(path), settings=chromadb.Settings(anonymized_telemetry=False))
-    except Exception:
+    except Exception:  # whatever it was goes on to the caller
         _forget_system(str(path))
         raise
     return client

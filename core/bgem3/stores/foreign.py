@@ -12,7 +12,7 @@ from bgem3.errors import IndexMismatchError, InvalidInputError, InvalidMetadataE
 from bgem3.metadata import check_metadata
 from bgem3.stores.addresses import Address
 from bgem3.stores.layouts import NODE, Layout, find_layout, node_text
-from bgem3.types import Chunk
+from bgem3.types import HEADS, Chunk, Head
 
 _PAGE = 256
 
@@ -47,8 +47,8 @@ def _from_qdrant(address: Address, text_field: str | None) -> Iterator[Chunk]:
     url = address.place if address.is_server else None
     path = None if address.is_server else address.place
     with closing(connect(path, url, os.environ.get("QDRANT_API_KEY"), True, 6334, 60)) as client:
-        names = {"dense": "", "sparse": "", "multi_vector": ""}
-        collection = QdrantCollection(client, address.collection, names, Layout())  # type: ignore[arg-type]
+        names: dict[Head, str] = dict.fromkeys(HEADS, "")
+        collection = QdrantCollection(client, address.collection, names, Layout())
         offset: Any = None
         while True:
             options = {"limit": _PAGE, "offset": offset}

@@ -160,7 +160,9 @@ def test_large_and_small_products_are_exact():
 
 
 def test_the_model_of_the_product_is_what_onnx_makes():
-    value = lambda name, kind: helper.make_tensor_value_info(name, kind, [None, None])  # noqa: E731
+    def value(name, kind):
+        return helper.make_tensor_value_info(name, kind, [None, None])
+
     kinds = TensorProto
     graph = helper.make_graph(
         [helper.make_node("MatMulInteger", ["a", "b"], ["c"])],

@@ -1,4 +1,5 @@
 import sqlite3
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -176,18 +177,19 @@ def bad_settings(path):
     db.close()
 
 
+def read_all(path):
+    with closing(Sidecar(path, codec="int8")) as again:
+        return list(again.sparse(VOCAB))
+
+
 @pytest.mark.parametrize("damage", [truncate, scribble, other_program, bad_settings])
 def test_a_damaged_or_foreign_file_is_refused(path, sidecar, damage):
     for start in range(0, 2_000, 500):
         write(sidecar, *map(str, range(start, start + 500)))
     sidecar.close()
     damage(path)
-    with pytest.raises(StoreCorruptError, match=r"side.sqlite3: damaged, or not a sidecar .* Fix: restore a backup"):  # noqa: PT012
-        again = Sidecar(path, codec="int8")
-        try:
-            list(again.sparse(VOCAB))
-        finally:
-            again.close()
+    with pytest.raises(StoreCorruptError, match=r"side.sqlite3: damaged, or not a sidecar .* Fix: restore a backup"):
+        read_all(path)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ class Server:
         while time.monotonic() < end:
             try:
                 chromadb.HttpClient(host="127.0.0.1", port=self.port)
-            except Exception:
+            except Exception:  # chromadb has no one error for a server that is not there yet
                 time.sleep(0.05)
             else:
                 return
