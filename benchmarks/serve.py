@@ -91,7 +91,15 @@ def report(pid: int, url: str, encoder: M3Encoder, args: argparse.Namespace) -> 
     texts = [text_of(number) for number in range(args.texts)]
     vectors = encoder.encode(texts, heads=["dense"]).dense
     samples = [memory(pid)]
-    done, seconds = asyncio.run(load(url, texts, vectors, args, lambda: samples.append(memory(pid))))
+    run = load(
+        url,
+        texts,
+        vectors,
+        clients=args.clients,
+        seconds=args.seconds,
+        sample=lambda: samples.append(memory(pid)),
+    )
+    done, seconds = asyncio.run(run)
     rate = done * TEXTS_A_REQUEST / seconds
     started = time.perf_counter()
     encoder.encode(texts, heads=["dense"])
@@ -141,7 +149,13 @@ def page_seconds(browser: str, url: str) -> list[float]:
 
 
 async def load(
-    url: str, texts: Sequence[str], vectors: np.ndarray, args: argparse.Namespace, sample: Callable[[], None]
+    url: str,
+    texts: Sequence[str],
+    vectors: np.ndarray,
+    *,
+    clients: int,
+    seconds: float,
+    sample: Callable[[], None] = lambda: None,
 ) -> tuple[int, float]:
     """Let clients ask for their own texts until the time is over; half through OpenAI's client, half raw HTTP.
 
@@ -152,7 +166,6 @@ async def load(
         AssertionError: an answer is not the vector of the text that was asked for.
     """
     started = time.perf_counter()
-    clients, seconds = args.clients, args.seconds
     limits = httpx.Limits(max_connections=clients)
     async with (
         httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as raw,

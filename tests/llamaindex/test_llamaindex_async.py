@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from contextlib import asynccontextmanager
 
 import pytest
 from llama_index.core.schema import NodeWithScore, TextNode
@@ -13,31 +11,9 @@ from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQu
 from bgem3 import MemoryStore
 from bgem3.errors import InvalidTextError
 from llamaindex_bgem3 import BGEM3Index, BGEM3Rerank, BGEM3Retriever, BGEM3SparseEmbedding, BGEM3VectorStore
+from tests.support.heartbeat import heartbeat
 
 TEXTS = [f"{i} " + "a longer text about pumps, cats and the night train to the north " * 30 for i in range(200)]
-
-
-@asynccontextmanager
-async def heartbeat():
-    """Tick every 2 ms, and fail where the loop stood still for most of the time."""
-    gaps, last = [], time.perf_counter()
-
-    async def beat():
-        nonlocal last
-        while True:
-            await asyncio.sleep(0.002)
-            now = time.perf_counter()
-            gaps.append(now - last)
-            last = now
-
-    task = asyncio.create_task(beat())
-    start = time.perf_counter()
-    yield
-    took = time.perf_counter() - start
-    task.cancel()
-    assert took > 0.05, "too quick to tell"
-    assert len(gaps) >= 5
-    assert max(gaps) < 0.5 * took
 
 
 def nodes():

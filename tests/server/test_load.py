@@ -12,13 +12,15 @@ import pytest
 
 from benchmarks.serve import load, text_of
 
+SECONDS = float(os.environ.get("BGEM3_LOAD_SECONDS", "1"))
+
 
 @pytest.mark.integration
 async def test_no_answer_is_lost_or_mixed_up(base_url, encoder):
     texts = [text_of(number)[:30] for number in range(64)]
     vectors = encoder.encode(texts, heads=["dense"]).dense
-    await load(base_url, texts, vectors, 64, 0)
+    await load(base_url, texts, vectors, clients=64, seconds=0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    done, _ = await load(base_url, texts, vectors, 64, float(os.environ.get("BGEM3_LOAD_SECONDS", "1")))
+    done, _ = await load(base_url, texts, vectors, clients=64, seconds=SECONDS)
     assert done >= 64
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
