@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Read facts about clarity from Python source: lengths, nesting, docstrings, types, imports.
 
-Usage: python tools/measure.py PACKAGE_DIR ...     prints one row of figures a package
+Usage: python tools/measure.py PACKAGE_DIR ...     prints one row of figures a package, tabs between them
 
 Nothing is imported or run. `budget.py` holds the same facts against limits.
 """
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import NamedTuple
 
 BLOCKS = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -37,13 +38,30 @@ class FunctionFacts:
 
 @dataclass
 class ModuleFacts:
-    """One module: its size, its functions, and which modules of the package it imports at load."""
+    """One module: its size, its functions and classes, and which modules of the package it imports at load."""
 
     name: str
     path: Path
     lines: int
     functions: list[FunctionFacts]
+    classes: list[bool]  # for each public class, whether it is documented
+    has_code: bool  # holds more than a docstring
     imports: set[str] = field(default_factory=set)
+
+
+class Figures(NamedTuple):
+    """A package in the columns of the style guide's table."""
+
+    files: int
+    median_file: int
+    longest_file: int
+    functions: int
+    median: float
+    percentile_90: int
+    longest: int
+    typed: int
+    documented: int
+    cycles: int
 
 
 def load(root: Path) -> list[ModuleFacts]:
@@ -54,7 +72,8 @@ def load(root: Path) -> list[ModuleFacts]:
     modules = []
     for name, (path, tree) in trees.items():
         lines = len(path.read_text("utf-8").splitlines())
-        module = ModuleFacts(name, path, lines, list(_functions(tree, str(path))))
+        has_code = len(tree.body) > (ast.get_docstring(tree) is not None)
+        module = ModuleFacts(name, path, lines, list(_functions(tree, str(path))), list(_classes(tree)), has_code)
         module.imports = {found for node in _load_time_imports(tree.body) for found in _targets(node, trees)} - {name}
         modules.append(module)
     return modules
@@ -81,6 +100,14 @@ def _functions(node: ast.AST, path: str, public: bool = True) -> Iterator[Functi
         if isinstance(child, FUNCTIONS):
             yield _function(child, path, shown)
         yield from _functions(child, path, shown and not isinstance(child, FUNCTIONS))
+
+
+def _classes(node: ast.AST) -> Iterator[bool]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.ClassDef) and not child.name.startswith("_"):
+            yield ast.get_docstring(child) is not None
+        if not isinstance(child, FUNCTIONS) and not (isinstance(child, ast.ClassDef) and child.name.startswith("_")):
+            yield from _classes(child)
 
 
 def _function(node: ast.FunctionDef | ast.AsyncFunctionDef, path: str, public: bool) -> FunctionFacts:
@@ -121,21 +148,29 @@ def _targets(node: ast.Import | ast.ImportFrom, known: dict[str, object]) -> set
     return {name if name in known else base for name in inner} & set(known)
 
 
-def row(root: Path) -> str:
-    """Return one line of figures for a package."""
+def figures(root: Path) -> Figures:
+    """Measure a package; lengths without docstrings, shares in whole percent of what is public."""
     modules = load(root)
     functions = [f for m in modules for f in m.functions]
     public = [f for f in functions if f.public]
+    described = [f.documented for f in public] + [documented for m in modules for documented in m.classes]
     lengths = sorted(f.length for f in functions)
-    sizes = [m.lines for m in modules if m.functions]
-    return (
-        f"{root.name:20} {len(modules):5} {statistics.median(sizes):8.0f} {max(sizes):8} {len(functions):5} "
-        f"{statistics.median(lengths):6.1f} {lengths[int(len(lengths) * 0.9)]:6} {lengths[-1]:6} "
-        f"{100 * sum(f.typed for f in public) / len(public):5.0f}% {100 * sum(f.documented for f in public) / len(public):5.0f}%"
+    sizes = [m.lines for m in modules if m.has_code]
+    return Figures(
+        len(modules),
+        int(statistics.median(sizes)),
+        max(sizes),
+        len(functions),
+        statistics.median(lengths),
+        lengths[int(len(lengths) * 0.9)],
+        lengths[-1],
+        round(100 * statistics.mean(f.typed for f in public)),
+        round(100 * statistics.mean(described)),
+        len(cycles(modules)),
     )
 
 
 if __name__ == "__main__":
-    print(f"{'package':20} files  med file max file    fn med fn p90 fn max fn  typed  docs")
-    for place in sys.argv[1:]:
-        print(row(Path(place)))
+    print("package", *(name.replace("_", " ") for name in Figures._fields), sep="\t")
+    for place in map(Path, sys.argv[1:]):
+        print(place.name, *(f"{figure:g}" for figure in figures(place)), sep="\t")

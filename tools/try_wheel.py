@@ -4,8 +4,8 @@
 Usage: python tools/try_wheel.py dist/bgem3-*.whl [--versions pinned|lowest|newest] [--python python3.13] [EXTRA ...]
 
 Without extras the plain install is tried; "" among them is the plain install. `pinned` are the versions of
-constraints.txt, `lowest` the lower bounds of pyproject.toml, `newest` what the package index has; the last two are
-resolved by uv. torch is always the pinned one. Each environment is new and thrown away; exit status 1 where one fails.
+constraints.txt, `newest` what pip finds without them, `lowest` the lower bounds of pyproject.toml, resolved by uv.
+torch is always the pinned one. Each environment is new and thrown away; exit status 1 where one fails.
 """
 
 from __future__ import annotations
@@ -41,6 +41,19 @@ with TestClient(create_app(ServerSettings(model=model), encoder=encoder)) as cli
 """
 LANGCHAIN = "from langchain_bgem3 import BGEM3Embeddings; embeddings = BGEM3Embeddings(model=model)"
 LLAMAINDEX = "from llamaindex_bgem3 import BGEM3Embedding; BGEM3Embedding(model_name=model).get_text_embedding('a')"
+FRAMEWORK_STORES = """
+from bgem3 import ChromaStore
+from langchain_bgem3 import BGEM3VectorStore
+store = BGEM3VectorStore.from_texts(texts, embeddings, persist_directory='langchain')
+assert store.as_retriever(search_type='hybrid').invoke(question)[0].page_content == texts[0]
+from llama_index.core import Document, StorageContext, VectorStoreIndex
+from llamaindex_bgem3 import BGEM3VectorStore as LlamaIndexStore
+embedding = BGEM3Embedding(model_name=model)
+storage = StorageContext.from_defaults(vector_store=LlamaIndexStore.from_store(ChromaStore('llamaindex'), embedding))
+documents = [Document(text=text) for text in texts]
+nodes = VectorStoreIndex.from_documents(documents, storage_context=storage, embed_model=embedding)
+assert nodes.as_retriever(vector_store_query_mode='hybrid').retrieve(question)[0].text == texts[0]
+"""
 # Extra -> what it must make possible, beyond the plain install's use.
 EXTRAS = {
     "": "",
@@ -64,7 +77,7 @@ BGEM3SparseEmbedding(model_name=model).as_milvus().encode_documents(texts)
     "pdf": "import pypdf, bgem3.reading",
     "chat": "from bgem3.chat import ChatModel; import openai; ChatModel.parse('ollama:a', None)",
     "server": CHROMA + SERVER,
-    "demo": CHROMA + SERVER + LANGCHAIN + "\n" + LLAMAINDEX,
+    "demo": f"{CHROMA}{SERVER}{LANGCHAIN}\n{LLAMAINDEX}\n{FRAMEWORK_STORES}",
     "eval": "import bgem3.evaluation.evaluate, bgem3.evaluation.report, ir_measures, matplotlib",
     "mteb": "from bgem3.evaluation.mteb import MTEBModel",
     "convert": "M3Encoder.from_pretrained(model, backend='onnx', precision='int8').encode(texts)",
@@ -79,12 +92,17 @@ TORCH = ("torch", "flag", "mteb", "all")
 
 def requirements(wheel: Path, extra: str, versions: str, python: str, folder: Path) -> list[str]:
     """Return pip's arguments that install the wheel with its dependencies in the versions asked for."""
+    wanted = f"{wheel.resolve()}[{extra}]" if extra else str(wheel.resolve())
     if versions == "pinned":
-        return ["-c", str(ROOT / "constraints.txt"), f"{wheel.resolve()}[{extra}]" if extra else str(wheel.resolve())]
-    resolution = "lowest-direct" if versions == "lowest" else "highest"
+        return ["-c", str(ROOT / "constraints.txt"), wanted]
+    if versions == "newest":
+        held = folder / "constraints.txt"
+        lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+        held.write_text("\n".join(line for line in lines if line.startswith("torch==")), "utf-8")
+        return ["--upgrade", "-c", str(held), wanted]
     resolved = folder / "requirements.txt"
-    command = ["uv", "pip", "compile", "--quiet", "--resolution", resolution, "--python-version", python]
-    command += [str(ROOT / "pyproject.toml"), "--output-file", str(resolved)]
+    command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--resolution", "lowest-direct"]
+    command += ["--python-version", python, str(ROOT / "pyproject.toml"), "--output-file", str(resolved)]
     subprocess.run(command + (["--extra", extra] if extra else []), check=True)
     return ["--no-deps", "-r", str(resolved), str(wheel.resolve())]
 
@@ -102,7 +120,7 @@ def tried(wheel: Path, extra: str, versions: str, python: str) -> str:
             subprocess.run([*pip, *requirements(wheel, extra, versions, found.strip(), folder)], check=True)
             subprocess.run([own, "-m", "pip", "check", "--disable-pip-version-check"], check=True)
             subprocess.run([own, "-c", USES + EXTRAS[extra], str(MINI)], cwd=folder, check=True)
-            subprocess.run([own, "-m", "bgem3", "--version"], cwd=folder, check=True)
+            subprocess.run([own, "-m", "bgem3", "doctor", "--model", str(MINI)], cwd=folder, check=True)
         except subprocess.CalledProcessError as error:
             return f"FAILS at {' '.join(map(str, error.cmd[1:4]))}"
         size = sum(path.stat().st_size for path in (folder / "env").rglob("*") if path.is_file()) / 2**20
@@ -121,8 +139,8 @@ def main() -> int:
     for extra in args.extras or [""]:
         if extra not in EXTRAS:
             parser.error(f"{extra}: no such extra")
-        if args.versions != "pinned" and extra in TORCH:
-            parser.error(f"{extra} brings torch, which is tried as pinned only")
+        if args.versions == "lowest" and extra in TORCH:
+            parser.error(f"{extra} brings torch, which is not tried at its lowest version")
         result = tried(args.wheel, extra, args.versions, args.python)
         failed += result.startswith("FAILS")
         print(f"bgem3{f'[{extra}]' if extra else ''}, {args.versions}: {result}", flush=True)
