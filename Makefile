@@ -49,10 +49,12 @@ release: .venv/.release  ## build wheel and sdist in dist/ and check them
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/check-wheel-contents --toplevel bgem3,bgem3_server,langchain_bgem3,llamaindex_bgem3 dist/*.whl
 
-audit: .venv/.release  ## known vulnerabilities in the pinned versions, and dist/sbom.json
+audit: .venv/.release  ## known vulnerabilities in the pinned versions, weak spots of the workflows, and dist/sbom.json
 	mkdir -p dist
 	$(BIN)/cyclonedx-py environment .venv --output-file dist/sbom.json
-	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	$(BIN)/zizmor --offline --pedantic .github
+# strict: a version that could not be looked up is a failure, not a pass
+	$(BIN)/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
 clean:  ## remove what make made
 	rm -rf .venv .mypy_cache .ruff_cache build dist site

@@ -46,7 +46,7 @@ def test_every_option_of_the_guide_exists():
         assert option in shown
 
 
-@pytest.mark.parametrize("command", [["hadolint", "Dockerfile"], ["yamllint", "--strict", "compose.yaml"]])
+@pytest.mark.parametrize("command", [["hadolint", "Dockerfile"], ["yamllint", "--strict", "compose.yaml", ".github"]])
 def test_linters_find_nothing(command):
     program = shutil.which(command[0], path=str(Path(sys.executable).parent))
     done = subprocess.run([program, *command[1:]], capture_output=True, text=True, cwd=ROOT)
