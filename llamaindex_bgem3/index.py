@@ -14,12 +14,13 @@ from llama_index.core.schema import BaseNode, IndexNode, NodeWithScore
 from llama_index.core.storage.docstore.types import RefDocInfo
 from llama_index.core.storage.storage_context import StorageContext
 
+from bgem3.encoder_fields import DEFAULT_MODEL
 from bgem3.errors import InvalidInputError, StoreCorruptError, StoreError
 from bgem3.types import Weights
 from llamaindex_bgem3.embeddings import BGEM3Embedding
 from llamaindex_bgem3.nodes import to_chunk
 from llamaindex_bgem3.retrievers import BGEM3Retriever
-from llamaindex_bgem3.settings import DEFAULT_MODEL, check_only
+from llamaindex_bgem3.settings import check_only
 
 if TYPE_CHECKING:
     from bgem3.hybrid import HybridIndex

@@ -2,40 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
+from bgem3.encoder_fields import DEFAULT_MODEL, EncoderFields
 from bgem3.errors import InvalidInputError
 
-if TYPE_CHECKING:
-    from bgem3.encoder import M3Encoder
-    from bgem3.shared import SharedEncoder
 
-DEFAULT_MODEL = "BAAI/bge-m3"
-# Fields and what `M3Encoder.from_pretrained` calls them.
-_OPTIONS = {
-    "model_name": "model",
-    "revision": "revision",
-    "backend": "backend",
-    "precision": "precision",
-    "device": "device",
-    "max_length": "max_length",
-    "overflow": "overflow",
-    "window": "window",
-    "window_overlap": "window_overlap",
-    "cache_folder": "cache_dir",
-    "local_files_only": "local_files_only",
-    "num_threads": "num_threads",
-    "base_url": "base_url",
-    "api_key": "api_key",
-    "timeout": "timeout",
-}
-# Fields whose value in force is what the loaded encoder says.
-_DESCRIBED = ("backend", "precision", "device", "max_length", "overflow", "window", "window_overlap")
-
-
-class EncoderSettings(BaseModel):
+class EncoderSettings(EncoderFields, BaseModel):
     """The options of `M3Encoder.from_pretrained` as public fields.
 
     The ingestion cache hashes public fields, so that a changed setting is noticed; what changes
@@ -78,65 +53,7 @@ class EncoderSettings(BaseModel):
             if model_name is not None:
                 fields["model_name"] = model_name
             super().__init__(**fields)
-            self._check()
-            _ = self.shared  # a checkpoint that cannot be used is an error here, not at the first text
-            if self.base_url is not None:
-                self._take_name()
-
-    @classmethod
-    def from_encoder(cls, encoder: M3Encoder, **fields: Any) -> Self:
-        """Make one over an encoder that is loaded already; its settings become the fields.
-
-        Args:
-            encoder: What encodes.
-            fields: Any other fields of the class.
-        """
-        from bgem3.shared import share
-
-        described = encoder.describe()
-        settings = {"model_name": str(described["model"]), **{name: described[name] for name in _DESCRIBED}}
-        if described["backend"] == "remote":
-            settings |= {"base_url": described["device"], "device": None}
-        blank = {name: EncoderSettings.model_fields[name].get_default() for name in _OPTIONS}
-        shared = share(encoder, _options({**blank, **settings}))
-        made = cls(**{**settings, **fields})
-        made._shared = shared
-        return made
-
-    @property
-    def shared(self) -> SharedEncoder:
-        """The process's encoder for these settings, loaded when it is first needed.
-
-        Raises:
-            CheckpointError, MissingExtraError, BackendError, InvalidInputError: as
-                `M3Encoder.from_pretrained`.
-        """
-        if self._shared is None:
-            from bgem3.shared import load_shared
-
-            self._shared = self._wants(load_shared(self._options()))
-        shared: SharedEncoder = self._shared
-        return shared
-
-    def _options(self) -> dict[str, Any]:
-        values = {name: getattr(self, name) for name in _OPTIONS}
-        if self.base_url is not None and "model_name" not in self.model_fields_set:
-            values["model_name"] = None  # whatever the server has
-        return _options(values)
-
-    def _take_name(self) -> None:
-        """Show the name of the server's model, and be found by it."""
-        from bgem3.shared import share
-
-        self.model_name = str(self.shared.encoder.describe()["model"])
-        share(self.shared.encoder, self._options())
-
-    def _check(self) -> None:
-        """Refuse values the class has no use for."""
-
-    def _wants(self, shared: SharedEncoder) -> SharedEncoder:
-        """Say which heads this class will ask for."""
-        return shared
+            self._start()
 
     def __getstate__(self) -> dict[Any, Any]:
         bare = self.model_copy()
@@ -149,10 +66,6 @@ class EncoderSettings(BaseModel):
             if name not in state["__dict__"]:
                 state["__dict__"][name] = field.get_default(call_default_factory=True)
         BaseModel.__setstate__(self, state)
-
-
-def _options(values: dict[str, Any]) -> dict[str, Any]:
-    return {option: values[name] for name, option in _OPTIONS.items()}
 
 
 def check_only(name: str, value: object, only: object, why: str) -> None:

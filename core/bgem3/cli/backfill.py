@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bgem3.cli.ingest import add_chunks
 from bgem3.cli.options import BackendOption, DbOption, JsonOption, ModelOption, PrecisionOption, load_encoder
 from bgem3.cli.output import console, is_terminal, write_json
 from bgem3.errors import InvalidInputError
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from bgem3.encoder import M3Encoder
     from bgem3.stores.addresses import Address
     from bgem3.stores.base import Store
-
-_SLICE = 1024
 
 
 def backfill(
@@ -86,17 +85,9 @@ def _adopt(source: Address, encoder: M3Encoder, codec: str, fields: dict[str, st
 
 
 def _copy_texts(source: Address, target: Address, encoder: M3Encoder, text_field: str | None) -> int:
-    from tqdm.auto import tqdm
-
     from bgem3.hybrid import HybridIndex
-    from bgem3.intake import slices
     from bgem3.stores.foreign import read_foreign
 
-    with (
-        HybridIndex(encoder, target.make()) as index,
-        tqdm(unit="chunk", desc="Adding", disable=not is_terminal()) as bar,
-    ):
-        for part in slices(read_foreign(source, text_field), _SLICE):
-            index.add([c.text for c in part], ids=[c.id for c in part], metadatas=[c.metadata for c in part])
-            bar.update(len(part))
+    with HybridIndex(encoder, target.make()) as index:
+        add_chunks(index, read_foreign(source, text_field))
         return index.count()

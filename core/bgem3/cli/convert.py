@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bgem3.cli.options import JsonOption
+from bgem3.cli.output import console, is_terminal, write_json
+from bgem3.errors import InvalidInputError
 
 
 def convert(
@@ -23,15 +23,14 @@ def convert(
     """Write a checkpoint in one precision, with everything that encoding needs and nothing else."""
     from bgem3.checkpoint import load_checkpoint
     from bgem3.convert import convert_checkpoint
-    from bgem3.errors import InvalidInputError
 
     if backend not in ("onnx", "openvino"):
         raise InvalidInputError(f"backend: got {backend!r}, expected onnx or openvino")
-    progress = sys.stderr.isatty()
-    checkpoint = load_checkpoint(model, forms=("torch", "onnx"), show_progress=progress)
-    form = convert_checkpoint(checkpoint, out, precision, show_progress=progress)
+    checkpoint = load_checkpoint(model, forms=("torch", "onnx"), show_progress=is_terminal())
+    form = convert_checkpoint(checkpoint, out, precision, show_progress=is_terminal())
     size = sum(file.stat().st_size for file in form.iterdir())
     if as_json:
-        typer.echo(json.dumps({"folder": str(out), "precision": precision, "bytes": size}))
+        write_json({"folder": str(out), "precision": precision, "bytes": size})
     else:
-        typer.echo(f"{out}: {precision}, {size / 2**20:,.0f} MB. Use: M3Encoder.from_pretrained({str(out)!r})")
+        said = f"{out}: {precision}, {size / 2**20:,.0f} MB. Use: M3Encoder.from_pretrained({str(out)!r})"
+        console().print(said, markup=False)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,8 +17,10 @@ from bgem3.errors import InvalidInputError
 from bgem3.stores.addresses import HELP
 
 if TYPE_CHECKING:
+    from bgem3.hybrid import HybridIndex
     from bgem3.types import Chunk
 
+# Chunks added in one call.
 _SLICE = 1024
 
 
@@ -71,9 +75,6 @@ def copy(
 
     Every chunk is read back. Keys of servers: QDRANT_API_KEY, MILVUS_TOKEN.
     """
-    from contextlib import closing
-    from dataclasses import asdict
-
     from tqdm.auto import tqdm
 
     from bgem3.moving import copy_store
@@ -98,19 +99,23 @@ def copy(
 def _ingest_here(
     files: list[Path], to: str, text_field: str, id_field: str | None, encoder: tuple[str, str, str]
 ) -> int:
-    from tqdm.auto import tqdm
-
     from bgem3.hybrid import HybridIndex
-    from bgem3.intake import slices
     from bgem3.records import read_records, to_chunk
     from bgem3.stores.addresses import Address
 
-    chunks: Iterator[Chunk] = (to_chunk(record, text_field, id_field) for record in read_records(files))
+    chunks = (to_chunk(record, text_field, id_field) for record in read_records(files))
+    with HybridIndex(load_encoder(*encoder), Address.parse(to).make()) as index:
+        return add_chunks(index, chunks)
+
+
+def add_chunks(index: HybridIndex, chunks: Iterable[Chunk]) -> int:
+    """Add chunks in slices, with a bar on a terminal, and return how many; of one id in a slice the last one counts."""
+    from tqdm.auto import tqdm
+
+    from bgem3.intake import slices
+
     count = 0
-    with (
-        HybridIndex(load_encoder(*encoder), Address.parse(to).make()) as index,
-        tqdm(unit="text", desc="Adding", disable=not is_terminal()) as bar,
-    ):
+    with tqdm(unit="chunk", desc="Adding", disable=not is_terminal()) as bar:
         for part in slices(chunks, _SLICE):
             rows = list({chunk.id: chunk for chunk in part}.values())
             index.add([c.text for c in rows], ids=[c.id for c in rows], metadatas=[c.metadata for c in rows])

@@ -12,6 +12,7 @@ from bgem3.errors import InvalidInputError
 if TYPE_CHECKING:
     from bgem3.encoder import M3Encoder
     from bgem3.hybrid import HybridIndex
+    from bgem3.lengths import Overflow
 
 ModelOption: TypeAlias = Annotated[str, typer.Option("--model", envvar="BGEM3_MODEL", help="A folder or a hub id.")]
 BackendOption: TypeAlias = Annotated[str, typer.Option("--backend", help="What runs the model: auto, onnx, torch, ...")]
@@ -21,11 +22,29 @@ DbOption: TypeAlias = Annotated[str, typer.Option("--db", envvar="BGEM3_DB", hel
 CollectionOption: TypeAlias = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
 
 
-def load_encoder(model: str, backend: str = "auto", precision: str = "auto") -> M3Encoder:
-    """Load the model that the options name, with a progress bar on a terminal."""
+def load_encoder(
+    model: str,
+    backend: str = "auto",
+    precision: str = "auto",
+    *,
+    max_length: int | None = None,
+    overflow: Overflow = "window",
+) -> M3Encoder:
+    """Load the model that the options name, with a progress bar on a terminal.
+
+    Raises:
+        CheckpointError, MissingExtraError, BackendError, InvalidInputError: as `M3Encoder.from_pretrained`.
+    """
     from bgem3.encoder import M3Encoder
 
-    return M3Encoder.from_pretrained(model, backend=backend, precision=precision, show_progress=is_terminal())
+    return M3Encoder.from_pretrained(
+        model,
+        backend=backend,
+        precision=precision,
+        max_length=max_length,
+        overflow=overflow,
+        show_progress=is_terminal(),
+    )
 
 
 def open_index(db: str, collection: str, model: str, backend: str, precision: str, *, create: bool) -> HybridIndex:

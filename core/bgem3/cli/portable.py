@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -26,8 +28,6 @@ def export(
 
     Keys of servers: QDRANT_API_KEY, MILVUS_TOKEN.
     """
-    from contextlib import closing
-
     from tqdm.auto import tqdm
 
     from bgem3.portable import export_store
@@ -56,9 +56,6 @@ def import_(
     Every file is checked before anything is written, and every chunk is read back.
     Keys of servers: QDRANT_API_KEY, MILVUS_TOKEN.
     """
-    from contextlib import closing
-    from dataclasses import asdict
-
     from tqdm.auto import tqdm
 
     from bgem3.portable import import_store

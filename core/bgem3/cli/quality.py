@@ -1,8 +1,7 @@
-"""Measure retrieval on labelled questions, and tune what decides it."""
+"""`bgem3 eval` and `bgem3 tune`: measure retrieval on labelled questions, and tune what decides it."""
 
 from __future__ import annotations
 
-import json
 import sys
 import warnings
 from dataclasses import asdict
@@ -11,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar, get_args
 
 import typer
 
-from bgem3.cli.options import BackendOption, JsonOption, ModelOption
+from bgem3.cli.options import BackendOption, JsonOption, ModelOption, load_encoder
+from bgem3.cli.output import is_terminal, write_json_line
 from bgem3.errors import InvalidInputError, TuningWarning
 from bgem3.types import MODES, STRATEGIES, Lexical, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bgem3.encoder import M3Encoder
     from bgem3.evaluation.dataset import Dataset
     from bgem3.evaluation.evaluate import Evaluation
     from bgem3.evaluation.tuning import Tuning
@@ -48,6 +47,7 @@ Codecs = Annotated[str, typer.Option(help="Codecs of the token vectors, e.g. flo
 
 def eval(
     folders: Folders,
+    *,
     model: ModelOption = "BAAI/bge-m3",
     backend: BackendOption = "auto",
     max_length: MaxLength = None,
@@ -78,9 +78,8 @@ def eval(
         lexicals=_choices("lexical", lexical, LEXICALS),
         codecs=codec.split(","),
     )
-    encoder = _load(model, backend, max_length, overflow)
-    shown = sys.stderr.isatty()
-    evaluations = [evaluate(one, encoder, systems, cache=cache, show_progress=shown) for one in datasets]
+    encoder = load_encoder(model, backend, max_length=max_length, overflow=overflow)
+    evaluations = [evaluate(one, encoder, systems, cache=cache, show_progress=is_terminal()) for one in datasets]
     if as_json:
         sys.stdout.write(to_json(evaluations, baseline=baseline) + "\n")
     else:
@@ -92,6 +91,7 @@ def eval(
 
 def tune(
     folder: Annotated[Path, typer.Argument(help="Folder with corpus.jsonl, queries.jsonl and qrels.tsv.")],
+    *,
     out: Annotated[Path, typer.Option(help="File to write, for HybridIndex(..., tuned=FILE).")] = Path("tuned.json"),
     model: ModelOption = "BAAI/bge-m3",
     backend: BackendOption = "auto",
@@ -115,7 +115,7 @@ def tune(
     strategies = _choices("strategy", strategy, STRATEGIES)
     (weighting,) = _choices("lexical", lexical, LEXICALS)[:1]
     (dataset,) = _read([folder], qrels, titles, queries)
-    encoder = _load(model, backend, max_length, overflow)
+    encoder = load_encoder(model, backend, max_length=max_length, overflow=overflow)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", TuningWarning)
         found = find(
@@ -125,7 +125,7 @@ def tune(
             lexical=weighting,
             codec=codec,
             cache=cache,
-            show_progress=sys.stderr.isatty(),
+            show_progress=is_terminal(),
         )
     found.advised.save(out)
     _tell(found, out, as_json)
@@ -134,7 +134,7 @@ def tune(
 
 def _tell(found: Tuning, out: Path, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(json.dumps({**asdict(found), "trusted": found.trusted, "file": str(out)}) + "\n")
+        write_json_line({**asdict(found), "trusted": found.trusted, "file": str(out)})
         return
     weights = found.best.weights
     sys.stdout.write(
@@ -179,12 +179,6 @@ def _read(folders: Sequence[Path], qrels: str | None, titles: bool, queries: int
     from bgem3.evaluation.dataset import Dataset
 
     return [Dataset.read(folder, qrels=qrels, titles=titles).sample(queries) for folder in folders]
-
-
-def _load(model: str, backend: str, max_length: int | None, overflow: Overflow) -> M3Encoder:
-    from bgem3.encoder import M3Encoder
-
-    return M3Encoder.from_pretrained(model, backend=backend, max_length=max_length, overflow=overflow)
 
 
 def _print(evaluations: Sequence[Evaluation], baseline: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
@@ -35,12 +36,9 @@ def info(*, db: DbOption = "./db", collection: CollectionOption = "bgem3", as_js
     """Tell what a collection was made with, how many chunks it has and how large each part is."""
     from bgem3.stores.chroma import ChromaStore
 
-    store = ChromaStore(db, collection=collection)
-    try:
+    with closing(ChromaStore(db, collection=collection)) as store:
         settings = asdict(store.open())
         count = store.count()
-    finally:
-        store.close()
     sizes = _sizes(Path(db), collection)
     if as_json:
         write_json({"chunks": count, "bytes": sizes, "settings": settings})
@@ -59,12 +57,9 @@ def verify(*, db: DbOption = "./db", collection: CollectionOption = "bgem3", as_
     from bgem3.stores.chroma import ChromaStore
     from bgem3.stores.chroma_upkeep import verify as compare
 
-    store = ChromaStore(db, collection=collection)
-    try:
+    with closing(ChromaStore(db, collection=collection)) as store:
         store.open()
         report = compare(store, show_progress=is_terminal())
-    finally:
-        store.close()
     if as_json:
         write_json({"ok": report.ok, **asdict(report)})
     else:
@@ -98,18 +93,12 @@ def repair(
     rescued = None
     if needs_rescue(Path(db) / f"bgem3-{collection}.sqlite3"):
         rescued = rescue(Path(db), collection, settings_of(encoder, "m3"))
-    store = ChromaStore(db, collection=collection)
-    try:
+    with closing(ChromaStore(db, collection=collection)) as store:
         lexical = store.open().lexical
-    finally:
-        store.close()
-    store = ChromaStore(db, collection=collection)
-    try:
+    with closing(ChromaStore(db, collection=collection)) as store:
         store.open(settings_of(encoder, lexical))
         mended = mend(store, partial(encode_passages, encoder, lexical), show_progress=is_terminal())
         count = store.count()
-    finally:
-        store.close()
     if as_json:
         write_json({"chunks": count, "mended": mended} | ({} if rescued is None else {"rescued": rescued}))
         return
@@ -127,13 +116,10 @@ def compact(*, db: DbOption = "./db", collection: CollectionOption = "bgem3", as
     from bgem3.stores.chroma import ChromaStore
     from bgem3.stores.chroma_upkeep import compact as squeeze
 
-    store = ChromaStore(db, collection=collection)
-    try:
+    with closing(ChromaStore(db, collection=collection)) as store:
         store.open()
         before = _sizes(Path(db), collection)
         squeeze(store)
-    finally:
-        store.close()
     after = _sizes(Path(db), collection)
     freed = sum(before.values()) - sum(after.values())
     if as_json:

@@ -12,7 +12,7 @@ from bgem3.errors import BGEM3Error, InvalidInputError, MissingExtraError
 from bgem3.hybrid import HybridIndex
 from bgem3.rerank import Reranker
 from bgem3.stores.memory import MemoryStore
-from bgem3.types import FloatArray, Head, Lexical, SearchOptions, Weights, make_plan
+from bgem3.types import HEADS, FloatArray, Head, Lexical, SearchOptions, Weights, make_plan
 
 if TYPE_CHECKING:
     from mteb.models import ModelMeta
@@ -113,7 +113,7 @@ class MTEBModel:
         assert self._index is not None  # search has checked it
         chunks = self._index.get(list(candidates))
         mode = self._plan.mode
-        weights = self._plan.weights if mode == "hybrid" else Weights(**{**_NO_HEAD, mode: 1.0})
+        weights = self._plan.weights if mode == "hybrid" else Weights(**{head: float(head == mode) for head in HEADS})
         ranked = Reranker(self.encoder, weights=weights).rerank(query, [chunk.text for chunk in chunks])
         return {chunks[one.index].id: one.score for one in ranked}
 
@@ -134,6 +134,3 @@ class MTEBModel:
                 "experiment_kwargs": {key: str(value) for key, value in settings.items()},
             }
         )
-
-
-_NO_HEAD = {"dense": 0.0, "sparse": 0.0, "multi_vector": 0.0}
