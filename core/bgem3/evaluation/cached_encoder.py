@@ -42,7 +42,10 @@ class CachedEncoder:
 
 
 def blocks(passages: Iterable[tuple[str, str]]) -> Iterator[tuple[list[str], list[str]]]:
-    """Cut an iterator of (id, text) into blocks of ids and texts, at most 256 and about 400,000 characters each."""
+    """Cut an iterator of (id, text) into blocks of ids and texts, at most 256 and 400,000 characters each.
+
+    A longer text is a block by itself.
+    """
     ids: list[str] = []
     texts: list[str] = []
     held = 0

@@ -22,6 +22,8 @@ class Dataset:
 
     Attributes:
         name: The folder's name.
+        corpus: The file of the passages.
+        titles: Whether a passage's title stands before its text.
         n_passages: Passages in the corpus, all of them one pool.
         queries: Text of each question that has a relevant passage, by id, in file order.
         qrels: Relevance > 0 of passages, by query id and passage id.
@@ -69,7 +71,11 @@ class Dataset:
         )
 
     def passages(self) -> Iterator[tuple[str, str]]:
-        """Yield id and text of each passage, in file order, without holding the corpus in memory."""
+        """Yield id and text of each passage, in file order, without holding the corpus in memory.
+
+        Raises:
+            DatasetError: the file has changed since `read` and a line is wrong.
+        """
         return _passages(self.corpus, self.titles)
 
     def sample(self, n: int | None, *, seed: int = 0) -> Dataset:
@@ -85,7 +91,11 @@ class Dataset:
         return self.only(random.Random(seed).sample(sorted(self.queries), n))
 
     def only(self, query_ids: list[str]) -> Dataset:
-        """Return the set with these questions, over the same passages."""
+        """Return the set with these questions, over the same passages.
+
+        Raises:
+            KeyError: the set has no such question.
+        """
         return replace(
             self,
             queries={one: self.queries[one] for one in query_ids},

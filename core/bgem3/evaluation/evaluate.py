@@ -44,7 +44,11 @@ class Evaluation:
     values: Mapping[str, Mapping[str, Values]]
 
     def mean(self, system: str, measure: str = "nDCG@10") -> float:
-        """Return the mean over the questions."""
+        """Return the mean over the questions, in [0, 1].
+
+        Raises:
+            KeyError: no such system or measure.
+        """
         return float(self.values[system][measure].mean())
 
 
@@ -88,7 +92,7 @@ def evaluate(
 def candidates_for(
     dataset: Dataset, cache: CachedEncoder, systems: Sequence[System], *, show_progress: bool = False
 ) -> Candidates:
-    """Find and score all candidates that some systems can ask for."""
+    """Find and score all candidates that some systems can ask for; arguments as `evaluate` has them."""
     plans = [system.plan(max(_BY_DEPTH)) for system in systems]
     return find_candidates(
         dataset,

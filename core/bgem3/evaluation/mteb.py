@@ -79,6 +79,9 @@ class MTEBModel:
         """Return the scores of the `top_k` best passages of each question, by query id and passage id.
 
         Where MTEB names candidates (`top_ranked`), each of those is scored by the mode's heads.
+
+        Raises:
+            BGEM3Error: no corpus was indexed before.
         """
         if self._index is None:
             raise BGEM3Error("MTEBModel: search before index. Fix: call index(corpus) first")

@@ -112,7 +112,7 @@ def tune(
 
 
 def grid(strategies: Sequence[Strategy], lexical: Lexical = "m3", codec: str = "float32") -> list[System]:
-    """Return the default and every combination of steps whose largest weight is 1."""
+    """Return the default, and for each strategy the 37 combinations of 0, 0.1, 0.3 and 1 whose largest weight is 1."""
     weights = [Weights(*steps) for steps in product(_STEPS, repeat=3) if max(steps) == 1]
     tried = [Tuned(strategy, one) for strategy in strategies for one in weights]
     return [
