@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-from batches import Material
+from batches import DEFINITIONS, Material
 
 _SPECIALS = 4
 _LANGUAGE_AXES = 40
 _SAMPLE = 1500
-_RARE = 3
+_RARE = 2
 
 
 def rarity(material: Material, vocab: int) -> np.ndarray:
@@ -49,12 +49,16 @@ def token_vectors(material: Material, vocab: int, dims: int, seed: int) -> np.nd
 
 
 def _documents(material: Material, vocab: int) -> Any:
-    """Sparse tf-idf rows of unit length, one per English sentence with its translations."""
+    """Sparse tf-idf rows of unit length: an English sentence with its translations, or words with what they mean."""
     texts, sentences = material.texts, int(material.english.max()) + 1
-    of_text = np.concatenate([np.arange(sentences), material.english])
-    last = int(material.other[-1]) + 1
-    rows = np.repeat(of_text, np.diff(texts.offsets[: last + 1]))
-    tokens = texts.flat[: texts.offsets[last]].astype(np.int64)
+    words, meanings = material.questions[DEFINITIONS]
+    parts = [*range(sentences), *material.other, *words, *meanings]
+    of_text = [*range(sentences), *material.english, *range(sentences, sentences + len(words))]
+    of_text += of_text[-len(words) :]
+    lengths = np.diff(texts.offsets)[parts]
+    rows = np.repeat(of_text, lengths)
+    tokens = np.concatenate([texts[part] for part in parts]).astype(np.int64)
+    sentences += len(words)
     matrix = sp.csr_matrix((np.ones(len(tokens), np.float32), (rows, tokens)), shape=(sentences, vocab))
     matrix.data[:] = 1
     found = np.bincount(matrix.indices, minlength=vocab)

@@ -38,7 +38,8 @@ class Bag(nn.Module):
 
     def states(self, tokens: Tensor | None = None) -> Tensor:
         """Return states `(n, width)` of tokens (None: all), with zero mean and variance one."""
-        chosen = self.vectors if tokens is None else self.vectors[tokens]
+        # an embedding, since the gradient of indexing takes many times as long
+        chosen = self.vectors if tokens is None else F.embedding(tokens, self.vectors)
         return F.pad(F.layer_norm(chosen, chosen.shape[1:]), (1, 0))
 
     @torch.no_grad()
@@ -86,7 +87,7 @@ def dense_of(states: Tensor, weights: Tensor, rows: list[np.ndarray]) -> Tensor:
     states = F.pad(states[:, OWN:], (OWN, 0))
     ids = torch.from_numpy(np.concatenate(rows))
     offsets = torch.from_numpy(np.cumsum([0, *(len(row) for row in rows[:-1])]))
-    return F.normalize(F.embedding_bag(ids, states, offsets, mode="sum", per_sample_weights=weights[ids]), dim=-1)
+    return F.normalize(F.embedding_bag(ids, states, offsets, mode="sum", per_sample_weights=F.embedding(ids, weights[:, None])[:, 0]), dim=-1)
 
 
 def losses(bag: Bag, batch: Batch, teacher: Teacher) -> dict[str, Tensor]:
@@ -108,7 +109,7 @@ def losses(bag: Bag, batch: Batch, teacher: Teacher) -> dict[str, Tensor]:
         found["teacher"] = match(dense, *teacher.of(batch.meaning))
     few, unit = _PAIRS[batch.kind], F.normalize(states, dim=-1)
     (ids, mask), (other, other_mask) = _pad(left[:few], _QUERY), _pad(right[:few], _PASSAGE)
-    scores = max_sim(unit[ids], mask.float(), unit[other], other_mask)
+    scores = max_sim(F.embedding(ids, unit), mask.float(), F.embedding(other, unit), other_mask)
     found["multi-vector"] = contrast(scores, meaning[:few], MAX_SIM_TEMPERATURE)
     return found
 

@@ -28,6 +28,8 @@ ROUND = (
     "fragments",
 )
 SENTENCE_TOKENS, QUERY_TOKENS = 48, 32
+# Among the questions: English words that ask for what they mean.
+DEFINITIONS = "en"
 # Languages are drawn by this power of their size, so that small ones are heard.
 _EVENNESS = 0.6
 _THIRD_LANGUAGE = 0.35

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from lexicon import definitions, read_lexicon
 
 HELD_OUT_LANGUAGES = ("zh", "ja", "es", "fr", "de", "ru", "ar")
 HELD_OUT_PAIRS = 1000
@@ -32,11 +33,17 @@ class RetrievalSet:
 
 @dataclass
 class Corpus:
-    """Everything the stages train on; ``pairs`` hold (English row, other text, language)."""
+    """Everything the stages train on.
+
+    ``pairs`` hold (English row, other text, language), ``words`` a lexicon's texts by language,
+    ``definitions`` English words and what they mean.
+    """
 
     english: list[str]
     pairs: list[tuple[int, str, str]]
     retrieval: list[RetrievalSet]
+    words: dict[str, list[str]]
+    definitions: list[tuple[str, str]]
     held_out: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
 
@@ -132,8 +139,8 @@ def traditional_set(dataset: RetrievalSet) -> RetrievalSet:
     )
 
 
-def load(folder: Path, seed: int) -> Corpus:
-    """Read all training data of ``folder`` with the held-out part already removed.
+def load(folder: Path, lexicon: Path, seed: int) -> Corpus:
+    """Read all training data of ``folder`` and ``lexicon`` with the held-out part already removed.
 
     Nothing under ``dev/`` is trained on; it is read only to drop training passages that
     occur there too.
@@ -143,6 +150,9 @@ def load(folder: Path, seed: int) -> Corpus:
     chinese = parallel["zh"]
     converted = traditional(other for _, other in chinese)
     parallel["zh-Hant"] = [(english, text) for (english, _), text in zip(chinese, converted, strict=True)]
+    words = read_lexicon(lexicon, [*parallel])
+    for lang, rows in words.items():
+        parallel[lang] = parallel[lang] + rows
 
     english: dict[str, int] = {}
     pairs = [
@@ -155,7 +165,17 @@ def load(folder: Path, seed: int) -> Corpus:
         banned |= set(read_retrieval_set(path.parent).passages)
     sets = [without(read_retrieval_set(folder / "train" / name), banned) for name in TRAIN_SETS]
     sets += [traditional_set(dataset) for dataset in sets if dataset.lang == "zh"]
-    return Corpus(english=list(english), pairs=pairs, retrieval=sets, held_out=held_out)
+    return Corpus(
+        english=list(english),
+        pairs=pairs,
+        retrieval=sets,
+        words={
+            "en": [source for source, _ in words["fr"]],
+            **{lang: [other for _, other in rows] for lang, rows in words.items()},
+        },
+        definitions=[*definitions(lexicon)],
+        held_out=held_out,
+    )
 
 
 class Texts:
@@ -167,9 +187,9 @@ class Texts:
 
     @classmethod
     def from_lists(cls, rows: list[list[int]]) -> "Texts":
-        """Pack lists of ids; 16 bits are enough for the small vocabulary."""
+        """Pack lists of ids."""
         lengths = np.array([len(row) for row in rows], dtype=np.int64)
-        flat = np.fromiter((i for row in rows for i in row), np.uint16, int(lengths.sum()))
+        flat = np.fromiter((i for row in rows for i in row), np.uint32, int(lengths.sum()))
         return cls(flat, np.concatenate([[0], np.cumsum(lengths)]))
 
     def __len__(self) -> int:

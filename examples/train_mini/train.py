@@ -1,9 +1,9 @@
 """Train bge-m3-mini from parallel sentences and question-passage pairs.
 
-Usage: python examples/train_mini/train.py --data FOLDER --teacher FOLDER --work FOLDER --out FOLDER
+Usage: python examples/train_mini/train.py --data FOLDER --lexicon FOLDER --teacher FOLDER --work FOLDER --out FOLDER
 
 Every stage leaves its result in the work folder and is skipped when it is there; one that was cut
-off goes on from its last saved step. Needs `pip install "bgem3[torch,convert]" transformers sentencepiece opencc`.
+off goes on from its last saved step. Needs `pip install "bgem3[torch,convert]" transformers sentencepiece opencc wordfreq`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from alignment import rarity, token_vectors
 from bag import Bag, start, train_bag
-from batches import Material
+from batches import DEFINITIONS, Material
 from data import Corpus, RetrievalSet, Texts, load
 from export import export
 from full import train_full
@@ -26,7 +26,7 @@ from teacher import Teacher, cache_vectors, topics
 from tokenizer import VOCAB_SIZE, convert, train_vocabulary
 from tokenizers import Tokenizer
 
-WIDTH, LAYERS, POSITIONS = 256, 2, 512
+WIDTH, LAYERS, POSITIONS = 192, 2, 512
 # Width less the dimensions with a meaning of their own, and one for the zero mean.
 CONTENT = WIDTH - OWN - 1
 TEACHER_SENTENCES, TOPICS = 60_000, 2_000
@@ -35,7 +35,7 @@ TEACHER_SENTENCES, TOPICS = 60_000, 2_000
 def tokenize(tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray]:
     """Return token ids without the specials; an empty text becomes `<unk>`."""
     encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
-    return [np.array(one.ids[:POSITIONS] or [3], dtype=np.uint16) for one in encoded]
+    return [np.array(one.ids[:POSITIONS] or [3], dtype=np.uint32) for one in encoded]
 
 
 def make_material(corpus: Corpus, tokenizer: Tokenizer, known: tuple[np.ndarray, np.ndarray], seed: int) -> Material:
@@ -61,6 +61,7 @@ def make_material(corpus: Corpus, tokenizer: Tokenizer, known: tuple[np.ndarray,
     add(corpus.english)
     other = add([text for _, text, _ in corpus.pairs])
     questions = {data.lang: add_set(data) for data in corpus.retrieval}
+    questions[DEFINITIONS] = tuple(add([*texts]) for texts in zip(*corpus.definitions, strict=True))
     topic = np.full(len(corpus.english), -1)
     topic[known[0]] = topics(known[1], TOPICS, seed)
     return Material(
@@ -95,7 +96,7 @@ def halfway(began: Student, trained: Student) -> Student:
 def main() -> None:
     """Run every stage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("data", "teacher", "work", "out"):
+    for name in ("data", "lexicon", "teacher", "work", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--bag-steps", type=int, default=5000)
     parser.add_argument("--steps", type=int, default=700)
@@ -103,10 +104,10 @@ def main() -> None:
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
-    corpus = load(options.data, options.seed)
+    corpus = load(options.data, options.lexicon, options.seed)
     tokenizer_file = options.work / "tokenizer" / "tokenizer.json"
     if not tokenizer_file.exists():
-        convert(train_vocabulary(corpus, options.work / "spm", options.seed), tokenizer_file.parent, POSITIONS)
+        convert(train_vocabulary(corpus, options.work / "spm", options.seed), corpus, tokenizer_file.parent, POSITIONS)
     known = cache_vectors(corpus, options.teacher, options.work / "teacher", TEACHER_SENTENCES, options.seed)
     material = make_material(corpus, Tokenizer.from_file(str(tokenizer_file)), known, options.seed)
     bag, rare = aligned(material, options.work / "aligned.npz", options.seed)
