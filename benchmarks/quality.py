@@ -1,7 +1,7 @@
 """The quality questions, answered on labelled sets: one table a question.
 
 Usage: python benchmarks/quality.py QUESTION --data FOLDER [--model CHECKPOINT] [--queries 300] [--cache FOLDER]
-QUESTION is heads, codecs, tuning or windows. FOLDER has a labelled set a folder.
+QUESTION is heads, codecs, tuning, windows or precisions. FOLDER has a labelled set a folder.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import argparse
 import platform
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
 import numpy as np
 
-from bgem3 import M3Encoder, Weights
+from bgem3 import HybridIndex, M3Encoder, MemoryStore, Weights
 from bgem3.errors import TruncationWarning
 from bgem3.evaluation import Dataset, System, evaluate, make_systems, markdown
 from bgem3.evaluation.cached_encoder import CachedEncoder
@@ -25,7 +25,7 @@ from bgem3.evaluation.report import table
 from bgem3.evaluation.statistics import holm, mean_interval, paired_p
 from bgem3.evaluation.tuning import choose, grid, measure_grid
 from bgem3.index.multi_vector import get_codec
-from bgem3.types import STRATEGIES
+from bgem3.types import STRATEGIES, Hits, Mode
 
 SETS = ("jaquad_dev", "drcd", "arcd", "iapp_valid")
 CODECS = ("float32", "float16", "int8", "int4", "int2", "binary")
@@ -133,10 +133,40 @@ def windows(options: argparse.Namespace) -> str:
     return f"{len(dataset.queries)} questions, {dataset.n_passages} documents, nDCG@10.\n\n{table(cells)}"
 
 
+def precisions(options: argparse.Namespace) -> str:
+    """What int8 and 4-bit weights change: of the first ten hits in float32, the share that stays, by head."""
+    modes: tuple[Mode, ...] = ("dense", "sparse", "multi_vector", "hybrid")
+    cells = [["set", "precision", *(f"{mode}, top-10 overlap" for mode in modes), "hybrid nDCG@10"]]
+    for dataset in read(options):
+        ids, texts = zip(*dataset.passages(), strict=True)
+        queries = [*dataset.queries.values()]
+        tops: dict[str, list[list[set[str]]]] = {}
+        for precision in ("float32", "int8", "int4"):
+            encoder = M3Encoder.from_pretrained(options.model, backend="onnx", precision=precision)
+            index = HybridIndex(encoder, MemoryStore(codec="float16"))
+            index.add(texts, ids=ids)
+            found = [index.search_many(queries, k=10, mode=mode) for mode in modes]
+            tops[precision] = [[{hit.id for hit in hits} for hits in each] for each in found]
+            kept = [
+                np.mean([len(a & b) / max(1, len(b)) for a, b in zip(got, want, strict=True)])
+                for got, want in zip(tops[precision], tops["float32"], strict=True)
+            ]
+            gain = np.mean(
+                [_ndcg(hits, dataset.qrels[one]) for one, hits in zip(dataset.queries, found[-1], strict=True)]
+            )
+            cells.append([dataset.name, precision, *(f"{one:.3f}" for one in kept), f"{gain:.3f}"])
+    return table(cells)
+
+
+def _ndcg(hits: Hits, relevant: Mapping[str, int]) -> float:
+    gains = [1 / np.log2(rank + 2) for rank, hit in enumerate(hits) if hit.id in relevant]
+    return float(sum(gains) / sum(1 / np.log2(rank + 2) for rank in range(min(10, len(relevant)))))
+
+
 def main() -> None:
     """Print a table with what it was made from."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    questions = {one.__name__: one for one in (heads, codecs, tuning, windows)}
+    questions = {one.__name__: one for one in (heads, codecs, tuning, windows, precisions)}
     parser.add_argument("question", choices=questions)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="examples/bge-m3-mini")

@@ -96,7 +96,8 @@ class M3Encoder:
             precision: `float32`; `bfloat16` (torch, openvino), `float16` (torch on a GPU), `int8` and `int4` (onnx,
                 openvino), which are converted on first use and kept. `auto`: bfloat16 where the hardware has it,
                 else float32.
-            device: A torch device name such as `cuda:0`; None: a GPU under `auto` if there is one, else the CPU.
+            device: A torch device name such as `cuda:0`, or several with commas between them, which run side by side
+                in a process each; None: a GPU under `auto` if there is one, else the CPU.
             max_length: Tokens of one forward pass; None: all the checkpoint can read (8,192 for bge-m3).
             overflow: What happens past max_length: `window` cuts the text into overlapping windows and joins
                 their results, `truncate` cuts and warns, `error` raises.

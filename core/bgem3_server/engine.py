@@ -11,6 +11,8 @@ from typing_extensions import TypeIs
 from bgem3.embeddings import M3Embeddings
 from bgem3.encoder import M3Encoder
 from bgem3.errors import BGEM3Error
+from bgem3.hybrid import HybridIndex
+from bgem3.stores.memory import MemoryStore
 from bgem3.types import HEADS, Head, IntArray
 from bgem3_server.metrics import Metrics
 from bgem3_server.problems import ApiError, over_limit
@@ -111,7 +113,10 @@ _SHORT = 2000
 
 def _load(settings: ServerSettings) -> M3Encoder:
     encoder = M3Encoder.from_pretrained(settings.model, **settings.encoder_options)
-    encoder.encode(["warm"])
+    # the first search loads what is compiled, which would keep the first visitor waiting for seconds
+    index = HybridIndex(encoder, MemoryStore())
+    index.add(["warm"])
+    index.search("warm")
     return encoder
 
 

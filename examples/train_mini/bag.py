@@ -87,7 +87,10 @@ def dense_of(states: Tensor, weights: Tensor, rows: list[np.ndarray]) -> Tensor:
     states = F.pad(states[:, OWN:], (OWN, 0))
     ids = torch.from_numpy(np.concatenate(rows))
     offsets = torch.from_numpy(np.cumsum([0, *(len(row) for row in rows[:-1])]))
-    return F.normalize(F.embedding_bag(ids, states, offsets, mode="sum", per_sample_weights=F.embedding(ids, weights[:, None])[:, 0]), dim=-1)
+    return F.normalize(
+        F.embedding_bag(ids, states, offsets, mode="sum", per_sample_weights=F.embedding(ids, weights[:, None])[:, 0]),
+        dim=-1,
+    )
 
 
 def losses(bag: Bag, batch: Batch, teacher: Teacher) -> dict[str, Tensor]:

@@ -93,7 +93,9 @@ def add_words(tokenizer: Tokenizer, pieces: list[tuple[str, float]], corpus: Cor
     A word scores a little more than the pieces that it was cut into, so that it stays whole.
     """
     known = dict(pieces)
-    share = {language: WHOLE if language in MAIN else OTHERS_WHOLE for language in corpus.words if language != "zh-Hant"}
+    share = {
+        language: WHOLE if language in MAIN else OTHERS_WHOLE for language in corpus.words if language != "zh-Hant"
+    }
     share["en"] = ENGLISH_WHOLE
     lists = {language: iter(_wanted(corpus, language)) for language in share}
     taken = dict.fromkeys(share, 0)

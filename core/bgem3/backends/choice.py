@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -53,16 +54,26 @@ def load_backend(
     Raises:
         InvalidInputError, CheckpointError, MissingExtraError, BackendError: as `M3Encoder.from_pretrained`.
     """
-    backend, device, forms = choose_forms(backend, device, precision)
+    devices = [name.strip() for name in device.split(",")] if device else [None]
+    backend, device, forms = choose_forms(backend, devices[0], precision)
     checkpoint = load_checkpoint(model, forms=forms, **files)
-    return checkpoint, make_backend(
+    make = partial(
+        _on_device,
         backend,
         checkpoint,
         precision=precision,
-        device=device,
         num_threads=num_threads,
         show_progress=files["show_progress"],
     )
+    if len(devices) == 1:
+        return checkpoint, make(device)
+    from bgem3.backends.devices import DevicesBackend
+
+    return checkpoint, DevicesBackend([name or "cpu" for name in devices], make)
+
+
+def _on_device(name: str, checkpoint: Checkpoint, device: str | None, **options: Any) -> Backend:
+    return make_backend(name, checkpoint, device=device, **options)
 
 
 def choose_forms(backend: str, device: str | None, precision: str = "auto") -> tuple[str, str | None, tuple[Form, ...]]:

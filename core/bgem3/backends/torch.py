@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Sequence
-from itertools import groupby
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bgem3.backends.attention import Attend, choose
 from bgem3.backends.base import HeadOutputs
 from bgem3.checkpoint import Checkpoint, Config
 from bgem3.errors import BackendError, CheckpointFileError, PrecisionWarning
@@ -22,7 +22,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 class TorchBackend:
     """XLM-RoBERTa written for packed sequences.
 
-    Linear layers see all tokens of a batch at once, attention the sequences of one length together.
+    Linear layers see all tokens of a batch at once, attention what `attention.choose` says.
 
     Args:
         checkpoint: Loaded with `form="torch"`.
@@ -36,7 +36,6 @@ class TorchBackend:
     """
 
     name = "torch"
-    batch_tokens = 2048
     concurrency = 1
 
     def __init__(
@@ -53,6 +52,8 @@ class TorchBackend:
             torch.set_num_threads(num_threads)
         self.precision = precision
         self.device = device or "cpu"
+        # not measured on a GPU: enough that its kernels are longer than their launch
+        self.batch_tokens = 2048 if self.device == "cpu" else 16_384
         self.dim = checkpoint.config.hidden_size
         self.multi_dim = len(checkpoint.multi_vector_head.weight)
         self._pad = checkpoint.config.pad_token_id
@@ -150,14 +151,14 @@ class _Model:
         self.config = checkpoint.config
         weights = {name: tensor.to(device, dtype) for name, tensor in _read_weights(checkpoint).items()}
         self.embeddings = _Embeddings(weights, self.config)
+        self.plan = choose(device, dtype)
         self.layers = [_Layer(weights, i, self.config) for i in range(self.config.num_hidden_layers)]
 
     def __call__(self, ids: Tensor, positions: Tensor, lengths: Sequence[int]) -> Tensor:
         """Return the last hidden states of packed sequences, `(total_tokens, hidden_size)`."""
-        groups = [(length, len(list(same))) for length, same in groupby(lengths)]
-        hidden = self.embeddings(ids, positions)
+        hidden, attend = self.embeddings(ids, positions), self.plan(lengths, ids.device)
         for layer in self.layers:
-            hidden = layer(hidden, groups)
+            hidden = layer(hidden, attend)
         return hidden
 
 
@@ -197,26 +198,11 @@ class _Layer:
         self.down = _linear(weights, f"{name}.output.dense", size, inner)
         self.norm = _Norm(weights, f"{name}.output.LayerNorm", config)
 
-    def __call__(self, hidden: Tensor, groups: Sequence[tuple[int, int]]) -> Tensor:
-        attended = F.linear(self._attention(hidden, groups), *self.attended)
+    def __call__(self, hidden: Tensor, attend: Attend) -> Tensor:
+        attended = F.linear(attend(F.linear(hidden, *self.qkv), self.heads), *self.attended)
         hidden = self.attention_norm(hidden + attended)
         inner = F.gelu(F.linear(hidden, *self.up))
         return self.norm(hidden + F.linear(inner, *self.down))
-
-    def _attention(self, hidden: Tensor, groups: Sequence[tuple[int, int]]) -> Tensor:
-        """Attend within each sequence; `groups` are (length, how many in a row)."""
-        size = hidden.shape[1]
-        qkv = F.linear(hidden, *self.qkv)
-        out = torch.empty_like(hidden)
-        start = 0
-        for length, count in groups:
-            stop = start + length * count
-            block = qkv[start:stop].view(count, length, 3, self.heads, size // self.heads)
-            query, key, value = block.permute(2, 0, 3, 1, 4)
-            attended = F.scaled_dot_product_attention(query, key, value)
-            out[start:stop] = attended.transpose(1, 2).reshape(-1, size)
-            start = stop
-        return out
 
 
 def _linear(weights: dict[str, Tensor], name: str, rows: int, columns: int) -> tuple[Tensor, Tensor]:
