@@ -38,7 +38,12 @@ LAZY = {
     "llamaindex_bgem3": CLIENTS | HEAVY,
 }
 # Modules that exist to wrap one of them, and that nothing imports at load time.
-MAY_LOAD = {"core/bgem3/backends/torch.py", "core/bgem3/backends/flag.py", "core/bgem3/chroma_function.py"}
+MAY_LOAD = {
+    "core/bgem3/backends/attention.py",
+    "core/bgem3/backends/torch.py",
+    "core/bgem3/backends/flag.py",
+    "core/bgem3/chroma_function.py",
+}
 
 
 def imports(nodes: list[ast.stmt] | Iterator[ast.AST]) -> Iterator[tuple[int, str]]:
