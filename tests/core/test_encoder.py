@@ -23,6 +23,7 @@ from bgem3.errors import (
     TextTooLongError,
     TruncationWarning,
 )
+from tests.support.heartbeat import heartbeat
 
 TEXTS = [
     "",
@@ -320,18 +321,8 @@ async def test_cancelling_one_caller_harms_no_other(checkpoint):
 async def test_the_event_loop_keeps_ticking(checkpoint):
     encoder = M3Encoder.from_pretrained(checkpoint)
     encoder._backend = SlowBackend(encoder._backend, 0.2)
-    ticks = 0
-
-    async def heartbeat() -> None:
-        nonlocal ticks
-        while True:
-            await asyncio.sleep(0.01)
-            ticks += 1
-
-    pulse = asyncio.create_task(heartbeat())
-    await encoder.aencode([f"text {n}" for n in range(200)])
-    pulse.cancel()
-    assert ticks >= 10
+    async with heartbeat():
+        await encoder.aencode([f"text {n}" for n in range(200)])
     encoder.close()
 
 
