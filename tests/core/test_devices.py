@@ -10,7 +10,7 @@ import pytest
 
 from bgem3 import M3Encoder
 from bgem3.backends.devices import DevicesBackend
-from bgem3.errors import BackendError
+from bgem3.errors import BackendError, InvalidInputError
 
 TEXTS = [f"{'long ' * (number % 40)} text number {number}" for number in range(300)]
 
@@ -28,6 +28,12 @@ def test_two_devices_give_what_one_gives(encoders):
     np.testing.assert_allclose(got.dense, expected.dense, atol=1e-6)
     np.testing.assert_allclose(got.sparse.toarray(), expected.sparse.toarray(), atol=1e-6)
     np.testing.assert_allclose(got.multi_vector.vectors, expected.multi_vector.vectors, atol=1e-6)
+
+
+@pytest.mark.parametrize("device", ["cuda:0,", "cuda:0,cpu", " "])
+def test_devices_of_two_kinds_or_without_a_name(checkpoint, device):
+    with pytest.raises(InvalidInputError, match="device: got .* expected one or several of one kind. Fix"):
+        M3Encoder.from_pretrained(checkpoint, device=device)
 
 
 def leave(device):

@@ -54,11 +54,11 @@ def load_backend(
     Raises:
         InvalidInputError, CheckpointError, MissingExtraError, BackendError: as `M3Encoder.from_pretrained`.
     """
-    devices = [name.strip() for name in device.split(",")] if device else [None]
+    devices = _split(device)
     backend, device, forms = choose_forms(backend, devices[0], precision)
     checkpoint = load_checkpoint(model, forms=forms, **files)
     make = partial(
-        _on_device,
+        make_backend,
         backend,
         checkpoint,
         precision=precision,
@@ -66,14 +66,18 @@ def load_backend(
         show_progress=files["show_progress"],
     )
     if len(devices) == 1:
-        return checkpoint, make(device)
+        return checkpoint, make(device=device)
     from bgem3.backends.devices import DevicesBackend
 
-    return checkpoint, DevicesBackend([name or "cpu" for name in devices], make)
+    return checkpoint, DevicesBackend([str(name) for name in devices], make)
 
 
-def _on_device(name: str, checkpoint: Checkpoint, device: str | None, **options: Any) -> Backend:
-    return make_backend(name, checkpoint, device=device, **options)
+def _split(device: str | None) -> list[str | None]:
+    """Return the devices named with commas between them, which must be of one kind: all compute in one precision."""
+    names = [name.strip() for name in (device or "cpu").split(",")]
+    if "" in names or len({name.split(":")[0] for name in names}) > 1:
+        raise InvalidInputError(f"device: got {device!r}, expected one or several of one kind. Fix: 'cuda:0,cuda:1'")
+    return [*names] if device else [None]
 
 
 def choose_forms(backend: str, device: str | None, precision: str = "auto") -> tuple[str, str | None, tuple[Form, ...]]:

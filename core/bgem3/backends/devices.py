@@ -17,7 +17,7 @@ from bgem3.backends.base import Backend, HeadOutputs
 from bgem3.errors import BackendError
 from bgem3.types import Head, IntArray
 
-Load = Callable[[str], Backend]
+Load = Callable[..., Backend]
 _loaded: list[Backend] = []  # in a worker: its backend
 
 
@@ -26,7 +26,7 @@ class DevicesBackend:
 
     Args:
         devices: Names, such as `cuda:0` and `cuda:1`.
-        load: Makes the backend of one device; called in its process, so it must be picklable.
+        load: Makes the backend of one `device=`; called in its process, so it must be picklable.
 
     Raises:
         BackendError: a process ended while it loaded; or what `load` raises.
@@ -63,7 +63,7 @@ class DevicesBackend:
 
 
 def _start(load: Load, device: str) -> tuple[str, str, int, int, int]:
-    backend = load(device)
+    backend = load(device=device)
     _loaded.append(backend)
     return backend.name, backend.precision, backend.dim, backend.multi_dim, backend.batch_tokens
 
