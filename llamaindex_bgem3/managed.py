@@ -57,7 +57,7 @@ def managed_nodes(persist_dir: str | Path) -> list[BaseNode]:
             raise StoreError(f"{folder}: no {name}. Fix: the folder given to the managed index's persist")
     try:
         storage = StorageContext.from_defaults(persist_dir=str(folder))
-        places: dict[str, str] = storage.index_store.index_structs()[0].nodes_dict  # type: ignore[attr-defined]
+        places: dict[str, str] = storage.index_store.index_structs()[0].nodes_dict  # type: ignore[attr-defined]  # its dict struct
         ids = [places[place] for place in sorted(places, key=int)]
         return storage.docstore.get_nodes(ids)
     except (JSONDecodeError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:

@@ -48,7 +48,7 @@ def checkpoint_factory(tmp_path_factory: pytest.TempPathFactory) -> CheckpointFa
     from tests.support.checkpoints import make_checkpoint
 
     def make(**options: object) -> Path:
-        return make_checkpoint(tmp_path_factory.mktemp("checkpoint"), **options)  # type: ignore[arg-type]
+        return make_checkpoint(tmp_path_factory.mktemp("checkpoint"), **options)
 
     return make
 

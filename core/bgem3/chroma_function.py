@@ -128,4 +128,4 @@ def _encoder(model: str, backend: str, precision: str, max_length: int | None) -
     )
 
 
-register_embedding_function(BGEM3EmbeddingFunction)  # type: ignore[no-untyped-call]
+register_embedding_function(BGEM3EmbeddingFunction)  # type: ignore[no-untyped-call]  # as Chroma wrote it

@@ -73,7 +73,7 @@ def check_bgem3(words: list[str]) -> None:
 
     from bgem3.cli.main import make_app
 
-    commands = get_command(make_app()).commands  # type: ignore[attr-defined]
+    commands = get_command(make_app()).commands
     if words[:1] == ["--version"]:
         return
     assert words[0] in commands, f"bgem3 {words[0]}: no such command"

@@ -93,7 +93,10 @@ def test_too_many_at_once(make_client, encoder, monkeypatch):
 
     monkeypatch.setattr(encoder._backend, "forward", slow)
     statuses: list[int] = []
-    ask = lambda: statuses.append(client.post("/v1/embeddings", json={"input": "tea"}).status_code)  # noqa: E731
+
+    def ask() -> None:
+        statuses.append(client.post("/v1/embeddings", json={"input": "tea"}).status_code)
+
     threads = [threading.Thread(target=ask) for _ in range(2)]
     for thread in threads:
         thread.start()

@@ -89,7 +89,7 @@ class Hub:
     def __post_init__(self) -> None:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._server.daemon_threads = True
-        self._server.hub = self  # type: ignore[attr-defined]
+        self._server.hub = self
         Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     @property
