@@ -1,7 +1,8 @@
-"""Products of small integers, near the machine's rate: onnxruntime's kernel, and loops compiled by numba around it.
+"""Products near the machine's rate in one thread: onnxruntime's kernels, and loops compiled by numba around them.
 
 numpy multiplies integers one by one. onnxruntime's `MatMulInteger` uses what the processor has for bytes
-(on x86 vpmaddubsw or VNNI, on ARM the dot product instructions).
+(on x86 vpmaddubsw or VNNI, on ARM the dot product instructions). numpy multiplies floats in threads of its own,
+which go on spinning for milliseconds after a product and take the processors from the threads of a search.
 """
 
 from __future__ import annotations
@@ -15,21 +16,27 @@ import onnxruntime
 from numba import njit
 from numpy.typing import NDArray
 
+from bgem3.types import FloatArray
+
 Array = NDArray[Any]
 
-# An ONNX model of one node, MatMulInteger: a (n, k) uint8, b (k, m) int8 -> c (n, m) int32.
-# Its test makes it anew with the onnx package.
-MODEL = b64decode(
+# ONNX models of one node; their test makes them anew with the onnx package.
+# MatMulInteger: a (n, k) uint8, b (k, m) int8 -> c (n, m) int32.
+INTEGERS = b64decode(
     "CAgSBWJnZW0zOlYKGAoBYQoBYhIBYyINTWF0TXVsSW50ZWdlchIHcHJvZHVjdFoPCgFhEgoKCAgCEgQKAAoAWg8KAWISCgoICAMSBAoACgBiDwoBYxIKCggIBhIECgAKAEIECgAQDQ=="
+)
+# MatMul: the same with float32.
+FLOATS = b64decode(
+    "CAgSBWJnZW0zOk8KEQoBYQoBYhIBYyIGTWF0TXVsEgdwcm9kdWN0Wg8KAWESCgoICAESBAoACgBaDwoBYhIKCggIARIECgAKAGIPCgFjEgoKCAgBEgQKAAoAQgQKABAN"
 )
 
 
 @cache
-def _session() -> onnxruntime.InferenceSession:
+def _session(model: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     # Callers split their work over threads themselves.
     options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(MODEL, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def multiply(left: NDArray[np.uint8], right: NDArray[np.int8]) -> NDArray[np.int32]:
@@ -37,7 +44,13 @@ def multiply(left: NDArray[np.uint8], right: NDArray[np.int8]) -> NDArray[np.int
 
     Exact while two neighbouring products add up to less than 32,768: older x86 processors add pairs in 16 bits.
     """
-    product: NDArray[np.int32] = _session().run(None, {"a": left, "b": right})[0]
+    product: NDArray[np.int32] = _session(INTEGERS).run(None, {"a": left, "b": right})[0]
+    return product
+
+
+def multiply_floats(left: FloatArray, right: FloatArray) -> FloatArray:
+    """Return `(n, k)` float32 times `(k, m)` float32, `(n, m)` float32, in this thread."""
+    product: FloatArray = _session(FLOATS).run(None, {"a": left, "b": right})[0]
     return product
 
 

@@ -250,7 +250,9 @@ class _CodeCodec(_RecordCodec):
 
     def _query_codes(self, query: FloatArray) -> tuple[NDArray[np.int8], FloatArray]:
         """Return a query's codes, `(padded dim, n)` int8, and the scale of each vector, `(n,)`."""
-        turned = query @ _rotation(self.dim) if self._rotated else query
+        from bgem3.index.integer_product import multiply_floats
+
+        turned = multiply_floats(query, _rotation(self.dim)) if self._rotated else query
         scale = np.maximum(np.abs(turned).max(axis=1, initial=0), _TINY) / np.float32(self._limit)
         padded = self._record["codes"].shape[0] * (8 // self._bits)
         codes = np.zeros((padded, len(query)), dtype=np.int8)

@@ -6,7 +6,7 @@ from onnx import TensorProto, helper, load_model_from_string
 
 from bgem3.embeddings import MultiVectors
 from bgem3.errors import InvalidInputError, StoreCorruptError
-from bgem3.index.integer_product import MODEL, multiply
+from bgem3.index.integer_product import FLOATS, INTEGERS, multiply, multiply_floats
 from bgem3.index.multi_vector import get_codec
 from bgem3.scoring import max_sim
 
@@ -159,16 +159,21 @@ def test_large_and_small_products_are_exact():
     assert multiply(left, right).tolist() == (left.astype(int) @ right.astype(int)).tolist()
 
 
-def test_the_model_of_the_product_is_what_onnx_makes():
-    def value(name, kind):
-        return helper.make_tensor_value_info(name, kind, [None, None])
+@pytest.mark.parametrize(
+    ("model", "operator", "kinds"),
+    [
+        (INTEGERS, "MatMulInteger", (TensorProto.UINT8, TensorProto.INT8, TensorProto.INT32)),
+        (FLOATS, "MatMul", (TensorProto.FLOAT,) * 3),
+    ],
+)
+def test_the_models_of_the_products_are_what_onnx_makes(model, operator, kinds):
+    a, b, c = (helper.make_tensor_value_info(name, kind, [None, None]) for name, kind in zip("abc", kinds, strict=True))
+    graph = helper.make_graph([helper.make_node(operator, ["a", "b"], ["c"])], "product", [a, b], [c])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8, producer_name="bgem3")
+    assert load_model_from_string(model) == made
 
-    kinds = TensorProto
-    graph = helper.make_graph(
-        [helper.make_node("MatMulInteger", ["a", "b"], ["c"])],
-        "product",
-        [value("a", kinds.UINT8), value("b", kinds.INT8)],
-        [value("c", kinds.INT32)],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8, producer_name="bgem3")
-    assert load_model_from_string(MODEL) == model
+
+def test_a_product_of_floats_is_numpys():
+    random = np.random.default_rng(0)
+    left, right = random.standard_normal((32, 96), np.float32), random.standard_normal((96, 96), np.float32)
+    np.testing.assert_allclose(multiply_floats(left, right), left @ right, atol=1e-4)
