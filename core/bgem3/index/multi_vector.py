@@ -225,7 +225,7 @@ class _CodeCodec(_RecordCodec):
         return vectors @ _rotation(self.dim).T if self._rotated else vectors
 
     def _match(self, query: FloatArray, records: NDArray[Any], lengths: IntArray, best: FloatArray) -> None:
-        from bgem3.index.integer_product import best_matches, multiply, unpack
+        from bgem3.index.products import best_matches, multiply, unpack
 
         right, scale = self._query_codes(query)
         centres = right.sum(axis=0, dtype=np.float32) * self._centre
@@ -250,7 +250,7 @@ class _CodeCodec(_RecordCodec):
 
     def _query_codes(self, query: FloatArray) -> tuple[NDArray[np.int8], FloatArray]:
         """Return a query's codes, `(padded dim, n)` int8, and the scale of each vector, `(n,)`."""
-        from bgem3.index.integer_product import multiply_floats
+        from bgem3.index.products import multiply_floats
 
         turned = multiply_floats(query, _rotation(self.dim)) if self._rotated else query
         scale = np.maximum(np.abs(turned).max(axis=1, initial=0), _TINY) / np.float32(self._limit)

@@ -6,8 +6,8 @@ from onnx import TensorProto, helper, load_model_from_string
 
 from bgem3.embeddings import MultiVectors
 from bgem3.errors import InvalidInputError, StoreCorruptError
-from bgem3.index.integer_product import FLOATS, INTEGERS, multiply, multiply_floats
 from bgem3.index.multi_vector import get_codec
+from bgem3.index.products import FLOATS, INTEGERS, multiply, multiply_floats
 from bgem3.scoring import max_sim
 
 # Largest absolute error of a MaxSim score at dim 1,024, bytes per vector, share of the true top 10 kept.
@@ -177,3 +177,16 @@ def test_a_product_of_floats_is_numpys():
     random = np.random.default_rng(0)
     left, right = random.standard_normal((32, 96), np.float32), random.standard_normal((96, 96), np.float32)
     np.testing.assert_allclose(multiply_floats(left, right), left @ right, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float16])
+@pytest.mark.parametrize("name", ["binary", "int2", "int8"])
+def test_a_query_of_another_float_type_scores_as_in_float32(name, kind):
+    vectors = np.random.default_rng(0).standard_normal((40, 64)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    codec = get_codec(name, 64)
+    blobs = codec.encode(MultiVectors(vectors, np.array([0, 20, 40])))
+    query = vectors[:5].astype(np.float16)
+    np.testing.assert_allclose(
+        codec.scores(query.astype(kind), blobs), codec.scores(query.astype(np.float32), blobs), atol=5e-3
+    )

@@ -49,8 +49,9 @@ def multiply(left: NDArray[np.uint8], right: NDArray[np.int8]) -> NDArray[np.int
 
 
 def multiply_floats(left: FloatArray, right: FloatArray) -> FloatArray:
-    """Return `(n, k)` float32 times `(k, m)` float32, `(n, m)` float32, in this thread."""
-    product: FloatArray = _session(FLOATS).run(None, {"a": left, "b": right})[0]
+    """Return `(n, k)` times `(k, m)`, `(n, m)` float32, in this thread; other float types are rounded to float32."""
+    sides = {"a": left.astype(np.float32, copy=False), "b": right.astype(np.float32, copy=False)}
+    product: FloatArray = _session(FLOATS).run(None, sides)[0]
     return product
 
 
