@@ -180,7 +180,7 @@ def command_line_page() -> str:
 
     group = get_command(make_app())
     parts = ["# Command line\n\n`bgem3 COMMAND --help` says the same. Exit status: 2 for bad input, 1 for failure.\n"]
-    for name, command in sorted(group.commands.items()):  # type: ignore[attr-defined]
+    for name, command in sorted(group.commands.items()):
         rows = [
             [
                 ", ".join(f"`{one}`" for one in (*option.opts, *option.secondary_opts)),

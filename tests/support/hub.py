@@ -124,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     @property
     def hub(self) -> Hub:
-        return self.server.hub  # type: ignore[attr-defined,no-any-return]
+        return self.server.hub
 
     def log_message(self, format: str, *args: object) -> None:
         """Print nothing."""
