@@ -24,10 +24,10 @@ for text, dense, sparse, multi in zip(texts, scores.dense[0], scores.sparse[0], 
     print(f"dense {dense:.2f}  sparse {sparse:.2f}  multi-vector {multi:.2f}  {text}")
 
 # Output:
-# dense (3, 256)
-# sparse (3, 62000)
-# token vectors of the first text (8, 256)
-# heaviest words: ['▁museum', '▁open', '▁nine']
-# dense 1.00  sparse 0.48  multi-vector 1.00  The museum opens at nine.
-# dense 0.67  sparse 0.00  multi-vector 0.78  El museo abre a las nueve.
-# dense 0.10  sparse 0.00  multi-vector 0.65  Bread needs flour and water.
+# dense (3, 192)
+# sparse (3, 84000)
+# token vectors of the first text (8, 192)
+# heaviest words: ['▁nine', '▁museum', '▁open']
+# dense 1.00  sparse 0.66  multi-vector 1.00  The museum opens at nine.
+# dense 0.84  sparse 0.00  multi-vector 0.92  El museo abre a las nueve.
+# dense -0.06  sparse 0.00  multi-vector 0.68  Bread needs flour and water.

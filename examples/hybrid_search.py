@@ -30,12 +30,12 @@ index.close()
 
 # Output:
 # How do I fix E-0821?
-#   dense         toner 0.36  tray 0.24  jam 0.18
-#   sparse        toner 0.35  tray 0.21
-#   multi_vector  toner 0.77  tray 0.72  wifi 0.59
-#   hybrid        toner 0.53  tray 0.44  wifi 0.33
+#   dense         toner 0.45  tray 0.31  wifi 0.09
+#   sparse        toner 0.55  tray 0.34
+#   multi_vector  toner 0.80  tray 0.77  wifi 0.67
+#   hybrid        toner 0.62  tray 0.52  wifi 0.33
 # The printer does not find the wireless network.
-#   dense         wifi 0.56  jam 0.23  tray 0.22
-#   sparse        tray 0.01  toner 0.01  museum 0.00
-#   multi_vector  wifi 0.74  toner 0.64  tray 0.63
-#   hybrid        wifi 0.56  jam 0.37  tray 0.37
+#   dense         wifi 0.64  tray 0.18  jam 0.11
+#   sparse        tray 0.00  toner 0.00  museum 0.00
+#   multi_vector  wifi 0.83  toner 0.71  tray 0.70
+#   hybrid        wifi 0.64  tray 0.38  toner 0.34

@@ -71,7 +71,7 @@ def train(model: Path, examples: Path, out: Path, steps: int, rate: float) -> No
         "per_device_train_batch_size": 4,
         "train_group_size": 1 + NEGATIVES,
         "query_max_len": 64,
-        # NOTE: the trainer's sparse head takes texts x tokens x vocabulary floats: 0.5 GB at 16 x 128 x 62,000.
+        # NOTE: the trainer's sparse head takes texts x tokens x vocabulary floats: 0.7 GB at 16 x 128 x 84,000.
         "passage_max_len": 128,
         "temperature": 0.02,
         "unified_finetuning": True,

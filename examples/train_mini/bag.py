@@ -25,6 +25,8 @@ SIZES = {"translations": 1024, "crossing": 768, "questions": 320, "fragments": 1
 # MaxSim of every query with every passage is dear: it takes some pairs of a batch, and cuts them.
 _PAIRS = {"translations": 64, "crossing": 32, "questions": 24, "fragments": 24}
 _QUERY, _PASSAGE = 24, 80
+# Pairs of words in a step, and what their nearness weighs.
+_WORDS, _NEAR = 1024, 3.0
 PASSAGE_TOKENS = 320
 
 
@@ -117,6 +119,16 @@ def losses(bag: Bag, batch: Batch, teacher: Teacher) -> dict[str, Tensor]:
     return found
 
 
+def word_loss(bag: Bag, pairs: np.ndarray) -> Tensor:
+    """Return how far tokens that translate each other are from one another, and from being told from others.
+
+    In MaxSim a word of the question's own language scores 1; what says the same in another must come near that.
+    """
+    left, right = (F.normalize(bag.states(torch.from_numpy(side.copy())), dim=-1) for side in pairs.T)
+    near = (1 - (left * right).sum(-1)).mean()
+    return _NEAR * near + dense_contrast(left, right, torch.from_numpy(pairs[:, 0].copy()))
+
+
 def match(sides: list[Tensor], places: np.ndarray, vectors: np.ndarray) -> Tensor:
     """Return how far the dense vectors of both sides, at some places, are from the teacher's."""
     if not len(places):
@@ -136,6 +148,8 @@ def train_bag(bag: Bag, material: Material, teacher: Teacher, file: Path, *, ste
         kind = ROUND[step % len(ROUND)]
         batch = Draw(material, [seed, step], passage_tokens=PASSAGE_TOKENS).batch(kind, SIZES[kind])
         found = losses(bag, batch, teacher)
+        chosen = np.random.default_rng([seed, step]).integers(len(material.words), size=_WORDS)
+        found["words"] = word_loss(bag, material.words[chosen])
         torch.stack(list(found.values())).sum().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

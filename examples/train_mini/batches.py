@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -56,6 +56,7 @@ class Material:
         languages: Language of the other side.
         questions: Language -> rows of questions, and of the passage that answers each.
         topics: Topic of each English row, negative where none is known.
+        words: Ids of tokens that translate each other, `(n, 2)`.
     """
 
     texts: Texts
@@ -64,6 +65,7 @@ class Material:
     languages: np.ndarray
     questions: dict[str, tuple[np.ndarray, np.ndarray]]
     topics: np.ndarray
+    words: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
 
     @cached_property
     def by_language(self) -> dict[str, np.ndarray]:
@@ -92,13 +94,11 @@ class Draw:
         material: What is drawn from.
         seed: Of every choice.
         passage_tokens: Longest passage.
-        spare: How many times too many translations are drawn; a stretch of similar length is kept,
-            which pads less and gives harder negatives.
     """
 
-    def __init__(self, material: Material, seed: list[int], *, passage_tokens: int, spare: int = 1) -> None:
+    def __init__(self, material: Material, seed: list[int], *, passage_tokens: int) -> None:
         self.material, self.random = material, np.random.default_rng(seed)
-        self.longest, self.spare = passage_tokens, spare
+        self.longest = passage_tokens
 
     def batch(self, kind: str, size: int) -> Batch:
         """Draw ``size`` pairs of one kind."""
@@ -132,11 +132,7 @@ class Draw:
         return int(row)
 
     def _translations(self, size: int) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
-        places = self._places(self.spare * size)
-        lengths = np.diff(self.material.texts.offsets)[self.material.english[places]]
-        order = np.argsort(lengths + self.random.random(len(places)), kind="stable")
-        first = int(self.random.integers(0, len(places) - size + 1))
-        places = places[order[first : first + size]]
+        places = self._places(size)
         left = [self._text(self._partner(place)) for place in places]
         return left, [self._text(self.material.other[place]) for place in places], self.material.english[places]
 

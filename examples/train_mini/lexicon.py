@@ -5,6 +5,7 @@ The folder given has, as their packages ship them:
 * ``annotations/<lang>/annotations.json``, ``localenames/<lang>/territories.json`` and ``languages.json``: Unicode CLDR,
   names and keywords of 1,900 things (its emoji), countries and languages in every language;
 * ``edict`` and ``cedict.js``: Japanese and Chinese words with English glosses;
+* ``dictd/freedict-*``: bilingual dictionaries of 15 languages;
 * ``wordnet/data.*``: English words with definitions.
 """
 
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import wordfreq
+from dictionaries import read_dictionaries
 
 # A gloss of more words explains rather than translates.
 _GLOSS_WORDS = 3
@@ -34,6 +36,8 @@ def read_lexicon(folder: Path, languages: list[str]) -> Pairs:
                 pairs[language].append((source, name))
                 if keywords:
                     pairs[language].append((", ".join([source, *words]), ", ".join([name, *keywords])))
+    for language, rows in read_dictionaries(folder / "dictd").items():
+        pairs[language] += rows
     pairs["ja"] += _edict(folder / "edict")
     known = wordfreq.get_frequency_dict("zh", wordlist="best")
     for simplified, traditional, gloss in _cedict(folder / "cedict.js"):

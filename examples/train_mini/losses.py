@@ -1,4 +1,4 @@
-"""Contrastive losses of the three heads, and the scores they are taken on."""
+"""Contrastive losses of the dense and the multi-vector head, and the scores they are taken on."""
 
 from __future__ import annotations
 
@@ -47,14 +47,3 @@ def max_sim(queries: Tensor, query_mask: Tensor, passages: Tensor, passage_mask:
     similarity = (queries.reshape(-1, width) @ passages.reshape(-1, width).T).view(n, q, m, p)
     best = similarity.masked_fill(~passage_mask[None, None], -2.0).amax(-1)
     return (best * query_mask[:, :, None]).sum(1) / query_mask.sum(1, keepdim=True)
-
-
-def lexical(left_ids: Tensor, left: Tensor, right_ids: Tensor, right: Tensor) -> Tensor:
-    """Dot products of the largest weight per token id; ids and weights padded, `(n, l)`: `(n, m)`."""
-    used, places = torch.unique(torch.cat([left_ids.flatten(), right_ids.flatten()]), return_inverse=True)
-    places = places.split([left_ids.numel(), right_ids.numel()])
-    rows = [
-        torch.zeros(len(ids), len(used)).scatter_reduce(1, place.view_as(ids), weights, "amax")
-        for ids, weights, place in ((left_ids, left, places[0]), (right_ids, right, places[1]))
-    ]
-    return rows[0] @ rows[1].T

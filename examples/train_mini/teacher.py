@@ -13,12 +13,15 @@ from transformers import AutoModel, AutoTokenizer
 CHUNK = 8192
 MAX_TOKENS = 64
 BATCH_TOKENS = 8192
+# Fewer make a word of the lexicon rather than a sentence.
+_SPACES = 2
 
 
 def choose(corpus: Corpus, count: int, seed: int) -> np.ndarray:
-    """Rows of the English sentences worth a vector: those with most translations first."""
+    """Rows of the English sentences worth a vector, words apart: those with most translations first."""
     uses = Counter(row for row, _, _ in corpus.pairs)
-    order = np.random.default_rng(seed).permutation(len(corpus.english))
+    sentences = [row for row, text in enumerate(corpus.english) if text.count(" ") >= _SPACES]
+    order = np.random.default_rng(seed).permutation(sentences)
     return np.array(sorted(order, key=lambda row: -uses[int(row)])[:count])
 
 

@@ -9,26 +9,27 @@ off goes on from its last saved step. Needs `pip install "bgem3[torch,convert]" 
 from __future__ import annotations
 
 import argparse
-import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from alignment import rarity, token_vectors
+from alignment import inflections, rarity, retrofit, token_vectors, without_languages, word_pairs
 from bag import Bag, start, train_bag
 from batches import DEFINITIONS, Material
 from data import Corpus, RetrievalSet, Texts, load
 from export import export
-from full import train_full
-from space import OWN
+from space import OWN, RESERVED
 from student import Student, start_from_bag
 from teacher import Teacher, cache_vectors, topics
 from tokenizer import VOCAB_SIZE, convert, train_vocabulary
 from tokenizers import Tokenizer
 
 WIDTH, LAYERS, POSITIONS = 192, 2, 512
-# Width less the dimensions with a meaning of their own, and one for the zero mean.
-CONTENT = WIDTH - OWN - 1
+# The bag has no use for what serves the sparse head; the rest of it has a meaning of its own, and one dimension less for
+# the zero mean.
+BAG_WIDTH = WIDTH - RESERVED
+CONTENT = BAG_WIDTH - OWN - 1
 TEACHER_SENTENCES, TOPICS = 60_000, 2_000
 
 
@@ -74,23 +75,25 @@ def make_material(corpus: Corpus, tokenizer: Tokenizer, known: tuple[np.ndarray,
     )
 
 
-def aligned(material: Material, file: Path, seed: int) -> tuple[Bag, np.ndarray]:
-    """Return the bag as training begins with it, and the rarity of each token."""
+def aligned(material: Material, tokenizer: Tokenizer, file: Path, seed: int) -> tuple[Bag, Material, np.ndarray]:
+    """Return the bag as training begins with it, the material with its word pairs, and the rarity of each token."""
     if not file.exists():
         content = token_vectors(material, VOCAB_SIZE, CONTENT, seed)
-        np.savez(file, content=content, rarity=rarity(material, VOCAB_SIZE))
-    bag = Bag(VOCAB_SIZE, WIDTH)
+        pieces = [tokenizer.id_to_token(token) for token in range(VOCAB_SIZE)]
+        counts = np.bincount(material.texts.flat, minlength=VOCAB_SIZE)
+        words = np.concatenate([word_pairs(material, VOCAB_SIZE), inflections(pieces, counts, content)])
+        np.savez(file, content=content, rarity=rarity(material, VOCAB_SIZE), words=words)
+    bag = Bag(VOCAB_SIZE, BAG_WIDTH)
     with np.load(file) as kept:
         start(bag, kept["content"], kept["rarity"], seed)
-        return bag, kept["rarity"]
+        return bag, replace(material, words=kept["words"]), kept["rarity"]
 
 
 @torch.no_grad()
-def halfway(began: Student, trained: Student) -> Student:
-    """Return the mean of both: it keeps most of what the bag knew and of what was learnt since."""
-    for old, new in zip(began.parameters(), trained.parameters(), strict=True):
-        old.lerp_(new, 0.5)
-    return began
+def polish(bag: Bag, material: Material, seed: int) -> None:
+    """Draw translations nearer than training left them: MaxSim gives an equal word 1, so a translation must come near that."""
+    vectors = bag.states().numpy()[:, 1:]
+    bag.vectors.copy_(torch.from_numpy(without_languages(retrofit(vectors, material.words), material, seed)))
 
 
 def main() -> None:
@@ -98,8 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("data", "lexicon", "teacher", "work", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--bag-steps", type=int, default=5000)
-    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -109,16 +111,15 @@ def main() -> None:
     if not tokenizer_file.exists():
         convert(train_vocabulary(corpus, options.work / "spm", options.seed), corpus, tokenizer_file.parent, POSITIONS)
     known = cache_vectors(corpus, options.teacher, options.work / "teacher", TEACHER_SENTENCES, options.seed)
-    material = make_material(corpus, Tokenizer.from_file(str(tokenizer_file)), known, options.seed)
-    bag, rare = aligned(material, options.work / "aligned.npz", options.seed)
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    material = make_material(corpus, tokenizer, known, options.seed)
+    bag, material, rare = aligned(material, tokenizer, options.work / "aligned.npz", options.seed)
     teacher = Teacher(*known, meanings=len(corpus.english), student=bag.encode(material.texts, known[0]))
-    train_bag(bag, material, teacher, options.work / "bag.pt", steps=options.bag_steps, seed=options.seed)
+    train_bag(bag, material, teacher, options.work / "bag.pt", steps=options.steps, seed=options.seed)
+    polish(bag, material, options.seed)
     student = Student(VOCAB_SIZE, WIDTH, LAYERS, POSITIONS)
-    start_from_bag(student, bag, rare)
-    full = options.work / "full.pt"
-    began = copy.deepcopy(student)
-    average = train_full(student, material, teacher, full, steps=options.steps, seed=options.seed)
-    export(halfway(began, average).eval(), tokenizer_file.parent, options.out)
+    start_from_bag(student, bag, rare, options.seed)
+    export(student.eval(), tokenizer_file.parent, options.out)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ from bgem3.errors import BackendError, CheckpointError, CheckpointFileError
 from bgem3.weights import read_weights
 
 TEXTS = [*calibration_texts(), "", "a", "A sentence that calibration has not seen, about rivers and 17 boats."]
-# Lowest dense cosine on the mini checkpoint, whose 256 dims feel rounding more than 1,024 do: that of the empty text,
-# which int8 puts at 0.988; the next is at 0.993.
-CLOSE = {"int8": 0.985, "int4": 0.985}
+# Lowest dense cosine on the mini checkpoint, of two texts in scripts that it does not know: 0.981; the next is at 0.996.
+CLOSE = {"int8": 0.975, "int4": 0.975}
+# Its lexical weights hang on logits of 14, which rounding moves by up to one: 0.13 of weights up to 0.65.
+SPARSE = 0.16
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def test_rounded_precisions_stay_close(mini, exact, backend, precision):
     out = encoder.encode(TEXTS)
     assert np.sum(out.dense * exact.dense, axis=1).min() > CLOSE[precision]
     assert np.sum(out.multi_vector.vectors * exact.multi_vector.vectors, axis=1).mean() > CLOSE[precision]
-    assert abs(out.sparse - exact.sparse).max() < 0.05
+    assert abs(out.sparse - exact.sparse).max() < SPARSE
 
 
 @pytest.mark.parametrize("precision", CLOSE)

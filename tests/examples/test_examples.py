@@ -125,8 +125,8 @@ def test_the_demo_says_what_is_wrong_with_a_model(tmp_path):
 
 
 def test_cross_language_tells_translations_from_other_sentences(run):
-    printed = run("cross_language.py", "--threshold", "0.6")
-    assert "threshold of 0.6" in printed
+    printed = run("cross_language.py", "--threshold", "0.7")
+    assert "threshold of 0.7" in printed
     summary = dict(re.findall(r"^(dense|multi-vector) +(\d of 5 .*)$", printed, re.MULTILINE))
     for line in summary.values():
         assert "and 0 of 8 others" in line
