@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 from batches import DEFINITIONS, Material
-from space import NEUTRAL
+from space import NEUTRAL, SPECIALS
 
-_SPECIALS = 4
 _LANGUAGE_AXES = 40
 _SAMPLE = 1500
 _RARE = 2
@@ -80,7 +79,7 @@ def word_pairs(material: Material, vocab: int) -> np.ndarray:
     single = (lengths[material.english] == 1) & (lengths[material.other] == 1)
     found.append(texts.flat[texts.offsets[np.stack([material.english, material.other], axis=1)[single]]].astype(int))
     pairs = np.unique(np.concatenate(found), axis=0)
-    return pairs[(pairs[:, 0] != pairs[:, 1]) & (pairs >= _SPECIALS).all(axis=1)]
+    return pairs[(pairs[:, 0] != pairs[:, 1]) & (pairs >= SPECIALS).all(axis=1)]
 
 
 def inflections(pieces: list[str], counts: np.ndarray, content: np.ndarray) -> np.ndarray:
@@ -135,11 +134,8 @@ def without_languages(vectors: np.ndarray, material: Material, seed: int) -> np.
     content[:, : len(NEUTRAL)] = 0
     differences = []
     for places in material.by_language.values():
-        chosen = random.choice(places, _SAMPLE)
-        english, other = (
-            _unit(np.stack([content[material.texts[row]].sum(0) for row in side[chosen]]))
-            for side in (material.english, material.other)
-        )
+        sides = _some(content, material, places, random)
+        english, other = (_unit(np.stack([text.sum(0) for text in side])) for side in sides)
         differences.append((other - english).mean(axis=0))
     axes = np.linalg.svd(np.stack(differences), full_matrices=False)[2][:_LEFT_AXES]
     return _unit_variance(vectors - vectors @ axes.T @ axes)
@@ -172,7 +168,7 @@ def _documents(material: Material, vocab: int) -> Any:
     matrix.data[:] = 1
     found = np.bincount(matrix.indices, minlength=vocab)
     weight = np.log(sentences / np.maximum(found, 1)) * (found >= _RARE)
-    weight[:_SPECIALS] = 0
+    weight[:SPECIALS] = 0
     weighted = matrix @ sp.diags(weight)
     length = np.sqrt(weighted.multiply(weighted).sum(axis=1)).A1
     return (sp.diags(1 / np.maximum(length, 1e-6)) @ weighted).tocsr().astype(np.float32)
@@ -182,12 +178,19 @@ def _without_language(vectors: np.ndarray, material: Material, random: np.random
     """Express vectors without the axes along which translations differ on average."""
     axes = []
     for places in material.by_language.values():
-        chosen = random.choice(places, _SAMPLE)
-        sides = [[vectors[material.texts[row]] for row in side[chosen]] for side in (material.english, material.other)]
+        sides = _some(vectors, material, places, random)
         english, other = (_unit(np.stack([text.sum(0) for text in side])) for side in sides)
         axes += [(other - english).mean(0), np.concatenate(sides[1]).mean(0)]
     kept = np.linalg.svd(np.stack(axes) - np.mean(axes, axis=0))[2][_LANGUAGE_AXES:]
     return vectors @ kept.T
+
+
+def _some(
+    vectors: np.ndarray, material: Material, places: np.ndarray, random: np.random.Generator
+) -> list[list[np.ndarray]]:
+    """Return the token vectors of some translations, `(n, c)` a text: English sides, then the others."""
+    chosen = random.choice(places, _SAMPLE)
+    return [[vectors[material.texts[row]] for row in side[chosen]] for side in (material.english, material.other)]
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

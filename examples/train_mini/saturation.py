@@ -17,21 +17,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from space import BALANCE, CODE, MARK, RARITY, RESERVED, SHORTNESS, WEIGHT
+from space import BALANCE, CODE, HEAD, MARK, RARITY, RESERVED, SHORTNESS, SPECIALS, WEIGHT
 from torch import nn
 from transformers import XLMRobertaModel
 
 K1, B, MEAN_LENGTH = 1.2, 0.75, 200.0
-# A weight runs from 0 to this.
+# A weight stays below this.
 SCALE = 1.0
 # Rarer than once in 3,000 texts makes no difference: those counts are noise. Query and passage both carry the rarity, so a
 # root of it would be BM25's; the last normalisation takes a quarter from the rarest, which leaves a power near 0.75.
-_RAREST, _POWER = 8.0, 1.0
+_RAREST = 8.0
 _COMMON = 150.0
 # Logit of a token and its occurrence; size of the weight's dimension, which must not show in the vector of `<s>`.
 _LOGIT, _SMALL = 14.0, 0.2
 _NEVER = 30.0
-_HEAD, _SPECIALS = 64, 4
 
 
 def start_saturation(body: XLMRobertaModel, sparse: nn.Linear, rarity: np.ndarray, seed: int) -> None:
@@ -44,7 +43,7 @@ def start_saturation(body: XLMRobertaModel, sparse: nn.Linear, rarity: np.ndarra
         seed: Of the codes.
     """
     width, first, last = body.config.hidden_size, body.encoder.layer[0].attention, body.encoder.layer[-1].attention
-    mark, root = 1 / width**0.5, _HEAD**0.5
+    mark, root = 1 / width**0.5, HEAD**0.5
     nn.init.zeros_(first.self.value.weight)
     first.self.query.bias[0], first.self.query.weight[0, MARK] = root, -_NEVER
     first.self.key.weight[0, MARK] = np.log(_COMMON) * mark
@@ -53,12 +52,12 @@ def start_saturation(body: XLMRobertaModel, sparse: nn.Linear, rarity: np.ndarra
 
     code = slice(width - RESERVED, width - RESERVED + CODE)
     sharpness = (_LOGIT * root / CODE * (width - 4) / width) ** 0.5
-    for head in range(0, width, _HEAD):
+    for head in range(0, width, HEAD):
         for part in (last.self.query, last.self.key):
             part.weight[head + 1 : head + 1 + CODE, code] = torch.eye(CODE) * sharpness
         # `<s>` itself has nothing to say to `<s>`
-        last.self.query.weight[head + _HEAD - 1, MARK] = -_NEVER
-        last.self.key.weight[head + _HEAD - 1, MARK] = mark
+        last.self.query.weight[head + HEAD - 1, MARK] = -_NEVER
+        last.self.key.weight[head + HEAD - 1, MARK] = mark
     sink, query = width - 1, last.self.query
     slope = _slope()
     query.bias[sink] = root * (_LOGIT + np.log(K1) - slope * _share(MEAN_LENGTH))
@@ -71,11 +70,11 @@ def start_saturation(body: XLMRobertaModel, sparse: nn.Linear, rarity: np.ndarra
     sparse.weight[0, WEIGHT] = SCALE / _SMALL
 
     words, random = body.embeddings.word_embeddings.weight, np.random.default_rng(seed)
-    signs = random.permuted(np.tile(np.repeat([1.0, -1.0], CODE // 2), (len(words) - _SPECIALS, 1)), axis=1)
+    signs = random.permuted(np.tile(np.repeat([1.0, -1.0], CODE // 2), (len(words) - SPECIALS, 1)), axis=1)
     words[:, -RESERVED:] = 0
-    words[_SPECIALS:, code] = torch.from_numpy(signs).float()
-    words[:, RARITY] = torch.from_numpy(np.minimum(rarity, _RAREST) / _RAREST) ** _POWER
-    words[:_SPECIALS, RARITY] = 0
+    words[SPECIALS:, code] = torch.from_numpy(signs).float()
+    words[:, RARITY] = torch.from_numpy(np.minimum(rarity, _RAREST) / _RAREST)
+    words[:SPECIALS, RARITY] = 0
     words[:, BALANCE] = -words[:, RARITY]
 
 

@@ -7,6 +7,8 @@ occurrences, then minus the sum of the last three, so that a state has mean zero
 short the text is; how rare the token is in its language.
 """
 
+# Tokens before the first of the language: `<s>`, `<pad>`, `</s>`, `<unk>`. Width of an attention head.
+SPECIALS, HEAD = 4, 64
 MARK = 0
 NEUTRAL = (1, 2)
 OWN = 1 + len(NEUTRAL)

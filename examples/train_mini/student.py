@@ -6,13 +6,11 @@ import numpy as np
 import torch
 from bag import Bag
 from saturation import start_saturation
-from space import MARK, OWN, RESERVED
+from space import HEAD, MARK, OWN, RESERVED, SPECIALS
 from torch import nn
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
-_SPECIALS = 4
 _START, _END = 0, 2
-_HEAD = 64
 
 
 class Student(nn.Module):
@@ -24,7 +22,7 @@ class Student(nn.Module):
             vocab_size=vocab,
             hidden_size=width,
             num_hidden_layers=layers,
-            num_attention_heads=width // _HEAD,
+            num_attention_heads=width // HEAD,
             intermediate_size=2 * width,
             max_position_embeddings=positions + 2,
             type_vocab_size=1,
@@ -53,9 +51,9 @@ def start_from_bag(student: Student, bag: Bag, rarity: np.ndarray, seed: int) ->
             nn.init.zeros_(part.weight)
             nn.init.zeros_(part.bias)
     attention, content = layers[-1].attention, width - RESERVED
-    for first in range(0, width, _HEAD):
+    for first in range(0, width, HEAD):
         # Divided by the root of the head's size, the product is the bag's log weight.
-        attention.self.query.weight[first, MARK] = _HEAD**0.5 / width**0.5
+        attention.self.query.weight[first, MARK] = HEAD**0.5 / width**0.5
         attention.self.key.weight[first, :content] = bag.attention
     nn.init.eye_(attention.self.value.weight)
     attention.self.value.weight[:OWN] = 0
@@ -74,7 +72,7 @@ def _start_embeddings(student: Student, bag: Bag) -> None:
     words = student.body.embeddings.word_embeddings.weight
     content = width - RESERVED
     words[:, :content] = bag.states()
-    words[:_SPECIALS] = 0
+    words[:SPECIALS] = 0
     words[_START, MARK] = width**0.5
     # `</s>` has the state that counts least, so that it neither weighs in the mean nor tells passages apart.
     words[_END, :content] = -bag.attention * (content**0.5 / bag.attention.norm())
