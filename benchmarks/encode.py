@@ -5,7 +5,8 @@ Usage: python benchmarks/encode.py [--layers 6] [--texts 48] [--runs 3] [--syste
 A checkpoint of the real size (1,024 wide, 250,002 tokens, 24 layers or `--layers`) with seeded random weights is made in
 `--work` and given to all; the texts have log-normal lengths of 10 to 512 tokens. Each system runs in a process of its own, whose peak
 of resident memory is its column. `--long` encodes one text of 8,192 tokens instead and prints the peak above the loaded
-model. Figures hold within one run on one machine; the share is of the best float32 matrix product seen in the run.
+model. Figures hold within one run on one machine; the share is of the best bare matrix product seen in the run, in
+bfloat16 for that precision, in float32 for the others.
 """
 
 from __future__ import annotations
@@ -274,16 +275,22 @@ def save(path: Path, result: Result) -> None:
 # ------------------------------------------------------------------------------------------------ the table
 
 
-def product_peak(best: float = 0.0, runs: int = 30) -> float:
-    """Return the best GFLOP/s of a float32 matrix product seen so far."""
+def product_peaks(best: dict[str, float], runs: int = 30) -> dict[str, float]:
+    """Return the best GFLOP/s of a bare matrix product seen so far, by precision: float32, and bfloat16 where it is native."""
     import torch
 
-    left, right = torch.ones(2048, HIDDEN), torch.ones(HIDDEN, INNER)
-    for _ in range(runs):
-        start = time.perf_counter()
-        left @ right
-        best = max(best, 2 * 2048 * HIDDEN * INNER / (time.perf_counter() - start) / 1e9)
-    return best
+    seen = {}
+    for name in ("float32", *(("bfloat16",) if flags() & {"avx512_bf16", "amx_bf16"} else ())):
+        left, right = (torch.ones(shape, dtype=getattr(torch, name)) for shape in ((2048, HIDDEN), (HIDDEN, INNER)))
+        least = min(timed_product(left, right) for _ in range(runs))
+        seen[name] = max(best.get(name, 0.0), 2 * 2048 * HIDDEN * INNER / least / 1e9)
+    return seen
+
+
+def timed_product(left: Any, right: Any) -> float:
+    start = time.perf_counter()
+    left @ right
+    return time.perf_counter() - start
 
 
 def work(lengths: np.ndarray, layers: int) -> float:
@@ -376,13 +383,13 @@ def report(folder: Path, options: argparse.Namespace) -> None:
         end="",
     )
     print(f"the best of them; {QUERIES} single queries of {QUERY_TOKENS} tokens. {gflop / total:.3f} GFLOP a token.\n")
-    best, seen, failed = product_peak(), {}, {}
+    peaks, seen, failed = product_peaks({}), {}, {}
     with tempfile.TemporaryDirectory() as scratch:
         for name in dict.fromkeys([*(name for name in options.systems if name == REFERENCE), *options.systems]):
             out = Path(scratch) / f"{name.replace(' ', '-').replace(',', '')}.npz"
             print(f"{time.strftime('%H:%M:%S')} {name}", file=sys.stderr, flush=True)
             got = child(name, options, out)
-            best = product_peak(best)
+            peaks = product_peaks(peaks)
             if isinstance(got, str):
                 failed[name] = got
             else:
@@ -399,10 +406,12 @@ def report(folder: Path, options: argparse.Namespace) -> None:
                 ratio = f"{min(flag['seconds']) / least:.2f}" if flag else "-"
                 speed = f"{total / least:.0f} | {ratio} | {len(texts) / least:.1f}"
                 single = f"{one['p50'] * 1e3:.1f}, {one['p95'] * 1e3:.1f} | {one['first'] * 1e3:.0f}"
+                best = peaks.get(name.split()[-1], peaks["float32"])
                 share = f"{one['peak'] / 1e9:.2f} | {100 * gflop / least / best:.0f} %"
                 print(f"| {name} | {speed} | {single} | {share} | {errors(one['out'], seen[REFERENCE]['out'])} |")
     print(
-        f"\nBest float32 matrix product of the run: {best:.0f} GFLOP/s. Load average at the end: {os.getloadavg()[0]:.1f}."
+        f"\nBest matrix product of the run: {', '.join(f'{name} {best:.0f} GFLOP/s' for name, best in peaks.items())}. "
+        f"Load average at the end: {os.getloadavg()[0]:.1f}."
     )
     for name, why in failed.items():
         print(f"\n- {name}: not run. {why}")

@@ -1,6 +1,7 @@
 """How fast the embedded index finds, beside its peers, on synthetic collections of growing size.
 
 Usage: python benchmarks/search.py lexical|late|hybrid [--sizes 1000 10000] [--runs 100] [--results FILE]
+           [--keep FOLDER]
        python benchmarks/search.py plot --results FILE
 
 Synthetic statistics: 56 tokens a chunk drawn from 250,002 ids by Zipf's law (about 51 distinct), frequent ids with
@@ -14,6 +15,8 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +27,7 @@ from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array, vstack
+from tqdm import tqdm
 
 from bgem3.embeddings import M3Embeddings, MultiVectors
 from bgem3.index.lexical import LexicalIndex
@@ -199,40 +203,78 @@ class RepeatedBlocks:
         return [self._blobs[i % len(self._blobs)] for i in range(len(vectors))]
 
 
-def hybrid(size: int, runs: int) -> Iterator[dict[str, Any]]:
+def hybrid(size: int, runs: int, keep: Path | None = None) -> Iterator[dict[str, Any]]:
     random = np.random.default_rng(0)
     blocks = unit(random.standard_normal((BLOCKS * TOKENS, DIM)))
-    blobs = get_codec("binary", DIM).encode(MultiVectors(blocks, np.arange(0, len(blocks) + 1, TOKENS)))
     centres = random.standard_normal((max(size // 50, 1), DIM))
-    with tempfile.TemporaryDirectory() as folder:
-        store = ChromaStore(folder)
-        store.open(SETTINGS)
-        store._codec = RepeatedBlocks(store._codec, blobs)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) if keep is None else keep / f"{size}"
         kept: list[M3Embeddings] = []
-        building = seconds(lambda: fill(store, size, centres, random, kept if size <= 100_000 else None))
-        store.close()
-        stem = f"{folder}/bgem3-bgem3"
-        sidecar, snapshot = Path(f"{stem}.sqlite3").stat().st_size, Path(f"{stem}.lexical")
+        about: dict[str, Any] = {"size": size}
+        if (folder / "built.json").is_file():
+            about |= json.loads((folder / "built.json").read_text())
+            for _, embeddings in batches(
+                size, centres, random
+            ):  # draws again what was added, so that queries are the same
+                kept += [embeddings] if size <= 100_000 else []
+        else:
+            about |= build(folder, size, blocks, batches(size, centres, random), kept)
+            (folder / "built.json").write_text(json.dumps(about))
+        yield {"what": "resident, Chroma alone", "size": size, "resident_mb": chroma_alone(folder)}
         store = ChromaStore(folder)
-        about = {
-            "size": size,
-            "chunks_per_s": round(size / building),
-            "open_s": round(seconds(lambda: store.open(SETTINGS)), 3),
-        }
-        about |= {"sidecar_bytes_per_chunk": round(sidecar / size)}
-        chroma = sum(
-            path.stat().st_size for path in Path(folder).rglob("*") if path.is_file() and "bgem3-" not in str(path)
-        )
-        about |= {"chroma_bytes_per_chunk": round(chroma / size)}
-        about |= {"snapshot_bytes_per_chunk": round(sum(path.stat().st_size for path in snapshot.glob("*")) / size)}
+        about |= {"open_s": round(seconds(lambda: store.open(SETTINGS)), 3)}
+        before = resident_mb()
         queries = [hybrid_query(random, centres) for _ in range(runs)]
         for name, plan in PLANS.items():
             yield {"what": name, **about, **milliseconds(partial(search, store, plan), queries)}
         yield from by_stage(store, size, queries)
         if kept:
             yield {"what": "recall against float32", "size": size, **recall(store, queries[:20], kept, blocks)}
-        yield {"what": "resident", "size": size, "resident_mb": resident_mb()}
+        about = {"resident_mb": resident_mb(), "before_search_mb": before}
+        yield {"what": "resident", "size": size, **about}
         store.close()
+
+
+def build(
+    folder: Path,
+    size: int,
+    blocks: np.ndarray,
+    parts: Iterator[tuple[list[Chunk], M3Embeddings]],
+    kept: list[M3Embeddings],
+) -> dict[str, Any]:
+    """Fill a new collection; return its rate and the bytes of its parts."""
+    blobs = get_codec("binary", DIM).encode(MultiVectors(blocks, np.arange(0, len(blocks) + 1, TOKENS)))
+    store = ChromaStore(folder)
+    store.open(SETTINGS)
+    store._codec = RepeatedBlocks(store._codec, blobs)
+    building = 0.0
+    for chunks, embeddings in tqdm(parts, total=size // 1000, unit="k"):
+        building += seconds(partial(store.upsert, chunks, embeddings))
+        kept += [embeddings] if size <= 100_000 else []
+    building += seconds(store.close)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    named = {"sidecar": "bgem3-bgem3.sqlite3", "snapshot": "bgem3-bgem3.lexical"}
+    parts_of = {part: [f for f in files if name in str(f.relative_to(folder))] for part, name in named.items()}
+    parts_of["chroma"] = [f for f in files if "bgem3-bgem3" not in str(f.relative_to(folder))]
+    sizes = {
+        f"{part}_bytes_per_chunk": round(sum(f.stat().st_size for f in of) / size) for part, of in parts_of.items()
+    }
+    return {"chunks_per_s": round(size / building), **sizes}
+
+
+def chroma_alone(folder: Path) -> int:
+    """Return the resident MB of a process that does one dense search of the same collection with Chroma only."""
+    script = """
+import sys, chromadb
+client = chromadb.PersistentClient(sys.argv[1])
+(collection,) = client.list_collections()
+collection.query(query_embeddings=[[1.0] * int(sys.argv[2])], n_results=100, include=["documents", "metadatas", "distances"])
+print([line.split()[1] for line in open("/proc/self/status") if line.startswith("VmRSS")][0])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(folder), str(DIM)], capture_output=True, text=True, check=True
+    )
+    return int(done.stdout) // 1024
 
 
 def recall(
@@ -258,23 +300,13 @@ def recall(
     return {name: round(float(np.mean(values)), 4) for name, values in shares.items()}
 
 
-def fill(
-    store: ChromaStore,
-    size: int,
-    centres: np.ndarray,
-    random: np.random.Generator,
-    kept: list[M3Embeddings] | None = None,
-) -> None:
+def batches(size: int, centres: np.ndarray, random: np.random.Generator) -> Iterator[tuple[list[Chunk], M3Embeddings]]:
+    no_tokens = MultiVectors(np.empty((0, DIM), np.float32), np.zeros(1001, np.int64))
     for start in range(0, size, 1000):
         near = centres[random.integers(0, len(centres), 1000)]
-        numbers = range(start, start + 1000)
-        chunks = [Chunk(f"chunk {i}", f"text {i} " + "x" * 500, {"half": i % 2}) for i in numbers]
-        no_tokens = MultiVectors(np.empty((0, DIM), np.float32), np.zeros(1001, np.int64))
+        chunks = [Chunk(f"chunk {i}", f"text {i} " + "x" * 500, {"half": i % 2}) for i in range(start, start + 1000)]
         dense = unit(near + 0.7 * random.standard_normal((1000, DIM)))
-        embeddings = M3Embeddings(dense=dense, sparse=sparse_rows(random, 1000, 56), multi_vector=no_tokens)
-        store.upsert(chunks, embeddings)
-        if kept is not None:
-            kept.append(embeddings)
+        yield chunks, M3Embeddings(dense=dense, sparse=sparse_rows(random, 1000, 56), multi_vector=no_tokens)
 
 
 def hybrid_query(random: np.random.Generator, centres: np.ndarray) -> M3Embeddings:
@@ -350,11 +382,14 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000])
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--results", type=Path, default=Path("search.txt"))
+    parser.add_argument(
+        "--keep", type=Path, help="folder for the collections of hybrid, used again when they are there"
+    )
     options = parser.parse_args()
     if options.part == "plot":
         plot(options.results)
         return
-    parts = {"lexical": lexical, "late": late, "hybrid": hybrid}
+    parts = {"lexical": lexical, "late": late, "hybrid": partial(hybrid, keep=options.keep)}
     sizes = [100] if options.part == "late" else options.sizes
     with options.results.open("a") as file:
         for line in (line for size in sizes for line in parts[options.part](size, options.runs)):

@@ -51,7 +51,9 @@ def test_a_text_is_the_same_whatever_it_is_batched_with(mini, precision):
     np.testing.assert_allclose(together.dense[3], alone.dense[0], atol=2e-3)
 
 
-def test_a_converted_folder_stands_alone(checkpoint, tmp_path):
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_a_converted_folder_stands_alone(checkpoint, tmp_path, monkeypatch, bfloat16):
+    monkeypatch.setattr("bgem3.backends.choice.has_bfloat16", lambda: bfloat16)
     source = load_checkpoint(checkpoint)
     convert_checkpoint(source, tmp_path / "small", "int8", show_progress=False)
     assert not (tmp_path / "small" / "model.safetensors").exists()

@@ -96,8 +96,9 @@ def choose_forms(backend: str, device: str | None, precision: str = "auto") -> t
     if backend == "auto":
         backend, device = _choose_backend(device, precision)
     as_published = precision in ("auto", "float32")
+    halved = precision == "auto" and _has("torch") and has_bfloat16()  # torch is the fastest there
     forms: dict[str, tuple[Form, ...]] = {
-        "auto": ("onnx", "torch"),
+        "auto": ("torch", "onnx") if halved else ("onnx", "torch"),
         # to be converted, the torch file is better: its tensors have names
         "onnx": ("onnx", "torch") if as_published else ("torch", "onnx"),
         "openvino": ("torch", "onnx"),
@@ -213,7 +214,7 @@ def _check_precision(name: str, precision: str, device: str | None) -> None:
 
 
 def _choose_backend(device: str | None, precision: str) -> tuple[str, str | None]:
-    """Prefer torch where a GPU was asked for or is at hand, or bfloat16 pays; else leave the choice to the files."""
+    """Prefer torch where a GPU was asked for or is at hand; else leave the choice to the files."""
     if precision in ("int8", "int4"):
         return "onnx", device
     if device not in (None, "cpu"):
@@ -224,4 +225,4 @@ def _choose_backend(device: str | None, precision: str) -> tuple[str, str | None
         return "torch", device
     if device is None and has_cuda():
         return "torch", "cuda"
-    return "torch" if precision == "auto" and has_bfloat16() else "auto", device
+    return "auto", device

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -12,6 +16,8 @@ from torch import Tensor
 
 from bgem3.backends.attention import Attend, choose
 from bgem3.backends.base import HeadOutputs
+from bgem3.backends.linear import Linear, LinearType
+from bgem3.backends.linear import choose as choose_linear
 from bgem3.checkpoint import Checkpoint, Config
 from bgem3.errors import BackendError, CheckpointFileError, PrecisionWarning
 from bgem3.types import FloatArray, Head, IntArray
@@ -64,7 +70,9 @@ class TorchBackend:
             self._model = _Model(checkpoint, torch.device(self.device), dtype)
             heads = (checkpoint.sparse_head, checkpoint.multi_vector_head)
             self._sparse, self._multi_vector = (
-                tuple(torch.from_numpy(part).to(self.device, dtype) for part in (head.weight, head.bias))
+                self._model.linear(
+                    *(torch.from_numpy(part).to(self.device, dtype) for part in (head.weight, head.bias))
+                )
                 for head in heads
             )
         except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without CUDA
@@ -118,11 +126,11 @@ class TorchBackend:
         if "dense" in heads:
             found["dense"] = F.normalize(hidden[first].float(), dim=-1)
         if "sparse" in heads:
-            found["token_weights"] = F.linear(hidden, *self._sparse)[:, 0].relu().float()
+            found["token_weights"] = self._sparse(hidden)[:, 0].relu().float()
         if "multi_vector" in heads:
             rest = torch.ones(len(hidden), dtype=torch.bool, device=hidden.device)
             rest[first] = False
-            found["token_vectors"] = F.normalize(F.linear(hidden[rest], *self._multi_vector).float(), dim=-1)
+            found["token_vectors"] = F.normalize(self._multi_vector(hidden[rest]).float(), dim=-1)
         # copies into pinned memory run beside each other; on the CPU nothing is copied
         here = {name: values.to("cpu", non_blocking=True) for name, values in found.items()}
         if hidden.is_cuda:
@@ -149,10 +157,11 @@ class _Model:
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
         self.config = checkpoint.config
-        weights = {name: tensor.to(device, dtype) for name, tensor in _read_weights(checkpoint).items()}
+        weights = _Weights(checkpoint, device, dtype)
         self.embeddings = _Embeddings(weights, self.config)
         self.plan = choose(device, dtype)
-        self.layers = [_Layer(weights, i, self.config) for i in range(self.config.num_hidden_layers)]
+        self.linear = choose_linear(device, dtype)
+        self.layers = [_Layer(weights, i, self.config, self.linear) for i in range(self.config.num_hidden_layers)]
 
     def __call__(self, ids: Tensor, positions: Tensor, lengths: Sequence[int]) -> Tensor:
         """Return the last hidden states of packed sequences, `(total_tokens, hidden_size)`."""
@@ -163,23 +172,21 @@ class _Model:
 
 
 class _Embeddings:
-    def __init__(self, weights: dict[str, Tensor], config: Config) -> None:
-        prefix = "embeddings"
-        self.words = _take(weights, f"{prefix}.word_embeddings.weight", config.vocab_size, config.hidden_size)
-        self.positions = _take(
-            weights, f"{prefix}.position_embeddings.weight", config.max_position_embeddings, config.hidden_size
-        )
-        self.type = _take(weights, f"{prefix}.token_type_embeddings.weight", None, config.hidden_size)[0]
-        self.norm = _Norm(weights, f"{prefix}.LayerNorm", config)
+    def __init__(self, weights: _Weights, config: Config) -> None:
+        size = config.hidden_size
+        self.words = weights.take("embeddings.word_embeddings.weight", config.vocab_size, size)
+        self.positions = weights.take("embeddings.position_embeddings.weight", config.max_position_embeddings, size)
+        self.type = weights.take("embeddings.token_type_embeddings.weight", None, size)[0]
+        self.norm = _Norm(weights, "embeddings.LayerNorm", config)
 
     def __call__(self, ids: Tensor, positions: Tensor) -> Tensor:
         return self.norm(self.words[ids] + self.type + self.positions[positions])
 
 
 class _Norm:
-    def __init__(self, weights: dict[str, Tensor], name: str, config: Config) -> None:
-        self.weight = _take(weights, f"{name}.weight", config.hidden_size)
-        self.bias = _take(weights, f"{name}.bias", config.hidden_size)
+    def __init__(self, weights: _Weights, name: str, config: Config) -> None:
+        self.weight = weights.take(f"{name}.weight", config.hidden_size)
+        self.bias = weights.take(f"{name}.bias", config.hidden_size)
         self.epsilon = config.layer_norm_eps
 
     def __call__(self, values: Tensor) -> Tensor:
@@ -187,53 +194,85 @@ class _Norm:
 
 
 class _Layer:
-    def __init__(self, weights: dict[str, Tensor], number: int, config: Config) -> None:
+    def __init__(self, weights: _Weights, number: int, config: Config, linear: LinearType) -> None:
         name, size, inner = f"encoder.layer.{number}", config.hidden_size, config.intermediate_size
         self.heads = config.num_attention_heads
-        parts = [_linear(weights, f"{name}.attention.self.{part}", size, size) for part in ("query", "key", "value")]
-        self.qkv = tuple(torch.cat(group) for group in zip(*parts, strict=True))
-        self.attended = _linear(weights, f"{name}.attention.output.dense", size, size)
+
+        def make(parts: Sequence[str], rows: int, columns: int) -> Linear:
+            taken = [
+                (weights.take(f"{name}.{part}.weight", rows, columns), weights.take(f"{name}.{part}.bias", rows))
+                for part in parts
+            ]
+            return linear(*(torch.cat(group) for group in zip(*taken, strict=True)))
+
+        self.qkv = make([f"attention.self.{part}" for part in ("query", "key", "value")], size, size)
+        self.attended = make(["attention.output.dense"], size, size)
         self.attention_norm = _Norm(weights, f"{name}.attention.output.LayerNorm", config)
-        self.up = _linear(weights, f"{name}.intermediate.dense", inner, size)
-        self.down = _linear(weights, f"{name}.output.dense", size, inner)
+        self.up = make(["intermediate.dense"], inner, size)
+        self.down = make(["output.dense"], size, inner)
         self.norm = _Norm(weights, f"{name}.output.LayerNorm", config)
 
     def __call__(self, hidden: Tensor, attend: Attend) -> Tensor:
-        attended = F.linear(attend(F.linear(hidden, *self.qkv), self.heads), *self.attended)
-        hidden = self.attention_norm(hidden + attended)
-        inner = F.gelu(F.linear(hidden, *self.up))
-        return self.norm(hidden + F.linear(inner, *self.down))
+        hidden = self.attention_norm(self.attended.plus(attend(self.qkv(hidden), self.heads), hidden))
+        return self.norm(self.down.plus(self.up.gelu(hidden), hidden))
 
 
-def _linear(weights: dict[str, Tensor], name: str, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-    return _take(weights, f"{name}.weight", rows, columns), _take(weights, f"{name}.bias", rows)
+class _Weights:
+    """The tensors of a checkpoint, each read when it is taken.
+
+    Held as a whole, the file would stay in memory beside what is made of it.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
+        if checkpoint.weights_path is None:
+            raise CheckpointFileError(f"{checkpoint.folder}: no PyTorch weights. Fix: backend='onnx'")
+        self._path, self._device, self._dtype = checkpoint.weights_path, device, dtype
+        with _reading(self._path):
+            tensors = _safetensors(self._path) if self._path.suffix == ".safetensors" else _pickled(self._path)
+        self._tensors = {name.removeprefix("roberta."): read for name, read in tensors.items()}
+
+    def take(self, name: str, *shape: int | None) -> Tensor:
+        """Return a tensor by name; None in `shape` admits any size."""
+        if name not in self._tensors:
+            raise CheckpointFileError(
+                f"weights: no tensor {name!r}. Fix: use a BGE-M3 checkpoint, or download it again"
+            )
+        with _reading(self._path):
+            tensor = self._tensors[name]()
+        if len(tensor.shape) != len(shape) or any(
+            want not in (None, got) for want, got in zip(shape, tensor.shape, strict=True)
+        ):
+            raise CheckpointFileError(
+                f"weights: {name} has shape {tuple(tensor.shape)}, expected {shape}. "
+                f"Fix: config.json and weights must match"
+            )
+        return tensor.to(self._device, self._dtype)
 
 
-def _take(weights: dict[str, Tensor], name: str, *shape: int | None) -> Tensor:
-    """Return a tensor by name; None in `shape` admits any size."""
-    if name not in weights:
-        raise CheckpointFileError(f"weights: no tensor {name!r}. Fix: use a BGE-M3 checkpoint, or download it again")
-    tensor = weights[name]
-    if len(tensor.shape) != len(shape) or any(
-        want not in (None, got) for want, got in zip(shape, tensor.shape, strict=True)
-    ):
-        raise CheckpointFileError(
-            f"weights: {name} has shape {tuple(tensor.shape)}, expected {shape}. Fix: config.json and weights must match"
-        )
-    return tensor
+_Read: TypeAlias = Callable[[], Tensor]
 
 
-def _read_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    path = checkpoint.weights_path
-    if path is None:
-        raise CheckpointFileError(f"{checkpoint.folder}: no PyTorch weights. Fix: backend='onnx'")
+def _safetensors(path: Path) -> dict[str, _Read]:
+    from safetensors import safe_open
+
+    def read(name: str) -> Tensor:
+        with safe_open(path, "pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+        return tensor
+
+    with safe_open(path, "pt") as file:
+        names = file.keys()
+    return {name: partial(read, name) for name in names}
+
+
+def _pickled(path: Path) -> dict[str, _Read]:
+    loaded: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return {name: partial(loaded.__getitem__, name) for name in loaded}
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            loaded: dict[str, Tensor] = load_file(path)
-        else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        yield
     except Exception as error:  # both readers raise many unrelated types for a damaged or unsafe file
         raise CheckpointFileError(f"{path}: cannot be read ({error}). Fix: download it again") from error
-    return {name.removeprefix("roberta."): tensor for name, tensor in loaded.items()}

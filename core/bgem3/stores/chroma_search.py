@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -26,6 +26,8 @@ Result = TypeVar("Result")
 _ATTEMPTS = 50
 # Rows whose sparse weights are read at a time.
 _LOADED = 10_000
+# Filters whose rows are kept, 8 bytes a row.
+_FILTERS = 8
 
 
 @dataclass(slots=True, eq=False)
@@ -36,6 +38,8 @@ class ChromaSearcher:
     collection: ChromaCollection
     lexical: LexicalIndex
     codec: Codec
+    _filtered: dict[tuple[object, ...], IntArray] = field(default_factory=dict)
+    _filtered_at: int = -1
 
     def follow(self, vocab_size: int) -> None:
         """Bring the lexical index to the rows that the sidecar has."""
@@ -46,8 +50,21 @@ class ChromaSearcher:
             self.lexical.add(rows, self.sidecar.sparse_of(rows, vocab_size))
 
     def allowed(self, where: Where | None) -> IntArray | None:
-        """Return the rows that a filter admits."""
-        return None if where is None else self.sidecar.matching_rows(*to_sql(parse_filter(where)))
+        """Return the rows that a filter admits; those of the last few filters are kept until a chunk changes."""
+        if where is None:
+            return None
+        sql, values = to_sql(parse_filter(where))
+        generation = self.sidecar.generation()
+        if generation != self._filtered_at:
+            self._filtered, self._filtered_at = {}, generation
+        key = (sql, *values)  # the kind of an operand is in the SQL, which tells 1 from True
+        rows = self._filtered.pop(key, None)
+        if rows is None:
+            rows = self.sidecar.matching_rows(sql, values)
+        self._filtered[key] = rows
+        if len(self._filtered) > _FILTERS:
+            del self._filtered[next(iter(self._filtered))]
+        return rows
 
     def all_rows(self, allowed: IntArray | None) -> IntArray:
         """Return every row, or every allowed one."""
@@ -141,8 +158,7 @@ class ChromaSearcher:
         return dense_row_scores(vector, self.sidecar.dense(rows)) if len(rows) else np.empty(0, dtype=np.float32)
 
     def _nearest(self, vector: FloatArray, n: int) -> IntArray:
-        n = min(n, self.collection.count())
-        ids = self.collection.nearest(vector, n) if n else []
+        ids = self.collection.nearest(vector, n)
         rows = self.sidecar.rows_of(ids)
         return np.array([rows[one] for one in ids if one in rows], dtype=np.int64)
 
@@ -153,7 +169,8 @@ class ChromaSearcher:
 
     def _nearest_allowed(self, vector: FloatArray, n: int, allowed: IntArray) -> IntArray:
         """Ask Chroma for more and more until enough are allowed; compare with all where that is less work."""
-        depth = 2 * n * (1 + self.collection.count() // max(1, len(allowed)))
+        # So many that `n` are almost surely allowed, were the filter as good as drawn by lot.
+        depth = int((1.3 * n + 20) * len(self.lexical) / max(1, len(allowed)))
         while depth < len(allowed):
             rows = self._nearest(vector, depth)
             kept = rows[np.isin(rows, allowed)]

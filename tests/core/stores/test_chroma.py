@@ -242,6 +242,27 @@ def test_filtered_dense_search_misses_nothing(store, bound):
         np.testing.assert_allclose([hit.score for hit in hits], exact, atol=1e-3)
 
 
+def test_a_filter_asked_again_sees_what_changed_meanwhile(store):
+    def found(value):
+        plan = SearchPlan(k=20, where={"n": value})
+        return sorted(hit.id for hit in store.search(embed(["a question"]), plan))
+
+    def write(id_, n):
+        store.upsert([Chunk(id_, f"text of {id_}", {"n": n})], embed([f"text of {id_}"]))
+
+    for id_, n in (("a", 1), ("b", 1), ("c", True), ("d", 2)):
+        write(id_, n)
+    for _ in range(2):  # the second time from memory, where 1 and True must not be taken for each other
+        assert (found(1), found(True), found(2)) == (["a", "b"], ["c"], ["d"])
+    write("b", 2)
+    assert (found(1), found(2)) == (["a"], ["b", "d"])
+    store.delete(["d"])
+    assert (found(1), found(2)) == (["a"], ["b"])
+    for n in range(3, 30):  # more filters than are kept
+        assert found(n) == []
+    assert (found(1), found(2)) == (["a"], ["b"])
+
+
 def test_users_do_not_see_the_pointer_and_others_do_not_see_a_merge(folder, store):
     put(store, "a", version=1)
     put(store, "a", version=2)
