@@ -12,11 +12,14 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bgem3 import HybridIndex, M3Encoder, MemoryStore, Weights
+from bgem3.backends.processor import has_bfloat16
 from bgem3.errors import TruncationWarning
 from bgem3.evaluation import Dataset, System, evaluate, make_systems, markdown
 from bgem3.evaluation.cached_encoder import CachedEncoder
@@ -25,11 +28,12 @@ from bgem3.evaluation.report import table
 from bgem3.evaluation.statistics import holm, mean_interval, paired_p
 from bgem3.evaluation.tuning import choose, grid, measure_grid
 from bgem3.index.multi_vector import get_codec
-from bgem3.types import STRATEGIES, Hits, Mode
+from bgem3.types import STRATEGIES, Hits, Lexical, Mode
 
 SETS = ("jaquad_dev", "drcd", "arcd", "iapp_valid")
 CODECS = ("float32", "float16", "int8", "int4", "int2", "binary")
 PRESETS = {"balanced": Weights.balanced, "long_document": Weights.long_document, "lexical": Weights.lexical}
+RUNS = [("onnx", "float32"), *([("torch", "bfloat16")] if has_bfloat16() else []), ("onnx", "int8"), ("onnx", "int4")]
 SAMPLES = (50, 100)
 DRAWS = 10
 
@@ -39,9 +43,14 @@ def read(options: argparse.Namespace) -> Iterator[Dataset]:
         yield Dataset.read(options.data / name, titles=False).sample(options.queries)
 
 
+def exact(options: argparse.Namespace, **settings: Any) -> M3Encoder:
+    """Load the model in float32, which is not what `auto` takes on every processor."""
+    return M3Encoder.from_pretrained(options.model, backend="onnx", precision="float32", **settings)
+
+
 def heads(options: argparse.Namespace) -> str:
     """Each head, each strategy and each preset; BM25 over the model's tokens in place of the learned weights."""
-    encoder = M3Encoder.from_pretrained(options.model)
+    encoder = exact(options)
     systems = [
         *make_systems(lexicals=("m3", "bm25")),
         *make_systems(
@@ -54,7 +63,7 @@ def heads(options: argparse.Namespace) -> str:
 
 def codecs(options: argparse.Namespace) -> str:
     """What a codec loses against float32: the multi-vector head alone, and in the balanced union."""
-    encoder = M3Encoder.from_pretrained(options.model)
+    encoder = exact(options)
     names = options.codecs.split(",")
     systems = make_systems(modes=("multi_vector", "hybrid"), strategies=("union",), codecs=names)
     found = [evaluate(one, encoder, systems, cache=options.cache, show_progress=True) for one in read(options)]
@@ -80,21 +89,23 @@ def codecs(options: argparse.Namespace) -> str:
 
 
 def tuning(options: argparse.Namespace) -> str:
-    """What weights tuned on a few questions gain on all the others, beside presets and rank fusion."""
-    encoder = M3Encoder.from_pretrained(options.model)
-    cells = [["set", *PRESETS, "rrf, equal weights", "best of the grid", "best head alone"]]
+    """What weights tuned on a few questions gain on all the others, beside presets and rank fusion, for both weightings."""
+    encoder = exact(options)
+    cells = [["set", "lexical", *PRESETS, "rrf, equal weights", "best of the grid", "best head alone"]]
     cells[0] += [f"tuned on {n}" for n in SAMPLES]
-    for dataset in read(options):
-        systems = [*grid(STRATEGIES), *make_systems(modes=("dense", "sparse", "multi_vector"))]
-        named = [System(name, {"mode": "hybrid", "weights": weights}) for name, weights in PRESETS.items()]
-        named.append(System("rrf", {"mode": "hybrid", "strategy": "rrf", "weights": Weights(1, 1, 1)}))
+    lexicals: tuple[Lexical, ...] = ("m3", "bm25")
+    for dataset, lexical in product(read(options), lexicals):
+        alone = make_systems(modes=("dense", "sparse", "multi_vector"), lexicals=(lexical,))
+        systems = [*grid(STRATEGIES, lexical), *alone]
+        named = [System(name, {"mode": "hybrid", "weights": weights}, lexical) for name, weights in PRESETS.items()]
+        named.append(System("rrf", {"mode": "hybrid", "strategy": "rrf", "weights": Weights(1, 1, 1)}, lexical))
         candidates = candidates_for(dataset, CachedEncoder(encoder, options.cache), systems, show_progress=True)
         tried, values = systems[:-3], measure_grid(dataset, candidates, systems)
         fixed = measure_grid(dataset, candidates, named).mean(axis=1)
         tuned = [_gain(tried, values[:-3], n) for n in SAMPLES]
         best = int(values[:-3].mean(axis=1).argmax())
         found = [f"{values[best].mean():.3f} ({tried[best].name})", f"{values[-3:].mean(axis=1).max():.3f}"]
-        cells.append([dataset.name, *(f"{one:.3f}" for one in fixed), *found, *tuned])
+        cells.append([dataset.name, lexical, *(f"{one:.3f}" for one in fixed), *found, *tuned])
     return table(cells)
 
 
@@ -119,7 +130,7 @@ def windows(options: argparse.Namespace) -> str:
     dataset = Dataset.read(options.data / "long_osguide", qrels="qrels.same.tsv").sample(options.queries)
     found = {}
     for overflow in ("truncate", "window"):
-        encoder = M3Encoder.from_pretrained(options.model, max_length=512, overflow=overflow)
+        encoder = exact(options, max_length=512, overflow=overflow)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", TruncationWarning)
             found[overflow] = evaluate(dataset, encoder, cache=options.cache, show_progress=True)
@@ -134,15 +145,15 @@ def windows(options: argparse.Namespace) -> str:
 
 
 def precisions(options: argparse.Namespace) -> str:
-    """What int8 and 4-bit weights change: of the first ten hits in float32, the share that stays, by head."""
+    """What bfloat16, int8 and 4-bit weights change: of the first ten hits in float32, the share that stays, by head."""
     modes: tuple[Mode, ...] = ("dense", "sparse", "multi_vector", "hybrid")
     cells = [["set", "precision", *(f"{mode}, top-10 overlap" for mode in modes), "hybrid nDCG@10"]]
     for dataset in read(options):
         ids, texts = zip(*dataset.passages(), strict=True)
         queries = [*dataset.queries.values()]
         tops: dict[str, list[list[set[str]]]] = {}
-        for precision in ("float32", "int8", "int4"):
-            encoder = M3Encoder.from_pretrained(options.model, backend="onnx", precision=precision)
+        for backend, precision in RUNS:
+            encoder = M3Encoder.from_pretrained(options.model, backend=backend, precision=precision)
             index = HybridIndex(encoder, MemoryStore(codec="float16"))
             index.add(texts, ids=ids)
             found = [index.search_many(queries, k=10, mode=mode) for mode in modes]
@@ -177,7 +188,7 @@ def main() -> None:
     options = parser.parse_args()
     start = time.perf_counter()
     result = questions[options.question](options)
-    encoder = M3Encoder.from_pretrained(options.model)
+    encoder = exact(options)
     print(f"# {options.question}: {questions[options.question].__doc__}\n")
     print(
         f"{date.today()}, {options.model} (fingerprint {encoder.fingerprint[:12]}), {encoder.backend} {encoder.precision}, "

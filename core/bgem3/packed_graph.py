@@ -18,7 +18,15 @@ from onnx import TensorProto, helper, numpy_helper
 from bgem3.calibration import LayerRanges
 from bgem3.checkpoint import Config
 from bgem3.forms import MASKED_FILE
-from bgem3.quantize import ACTIVATION_MAX, BLOCK, quantize_blocks, quantize_columns, quantize_rows, smoothing
+from bgem3.quantize import (
+    ACTIVATION_MAX,
+    BLOCK,
+    activation_constants,
+    quantize_blocks,
+    quantize_columns,
+    quantize_rows,
+    smoothing,
+)
 from bgem3.types import FloatArray
 from bgem3.weights import Weights
 
@@ -84,8 +92,9 @@ class _Graph:
         self.nodes.append(helper.make_node(op, list(inputs), [output], domain=domain, **attributes))
         return output
 
-    def const(self, name: str, value: object, dtype: type = np.float32) -> str:
-        self.initializers.setdefault(name, numpy_helper.from_array(np.array(value, dtype=dtype), name))
+    def const(self, name: str, value: object, dtype: type | None = None) -> str:
+        kept = value if isinstance(value, np.ndarray) else np.array(value, dtype=dtype or np.float32)
+        self.initializers.setdefault(name, numpy_helper.from_array(kept, name))
         return name
 
     def tensor(self, name: str, value: NDArray[Any]) -> str:
@@ -195,15 +204,15 @@ class _Graph:
         return self.add("MatMulNBits", *inputs, domain=_MICROSOFT, **sizes)
 
     def rows_times_columns(self, states: str, name: str, weight: FloatArray, ranges: FloatArray) -> str:
-        """Round each row of activations to 7 bits by its own largest value, each column of weights to 8."""
+        """Round each row of activations by its own largest value, each column of weights to 8 bits."""
         smooth = smoothing(ranges, weight)
         columns, scales = quantize_columns((weight * smooth).T)
         even = self.add("Mul", states, self.tensor(f"{name}.smooth", 1 / smooth))
         largest = self.add("ReduceMax", self.add("Abs", even), self.const("last", [-1], np.int64), keepdims=1)
-        step = self.add(
-            "Max", self.add("Mul", largest, self.const("finest", 1 / ACTIVATION_MAX)), self.const("tiny", 1e-30)
-        )
-        unit, middle = self.const("unit", 1.0), self.const("middle", ACTIVATION_MAX, np.uint8)
+        # a processor that can take finer ones puts them in when it loads the graph
+        finest, middle = (self.const(*each) for each in activation_constants(ACTIVATION_MAX).items())
+        step = self.add("Max", self.add("Mul", largest, finest), self.const("tiny", 1e-30))
+        unit = self.const("unit", 1.0)
         rounded = self.add("QuantizeLinear", self.add("Div", even, step), unit, middle)
         inputs = (rounded, self.tensor(f"{name}.weight", columns), unit, self.tensor(f"{name}.scale", scales), middle)
         return self.add("Mul", self.add("MatMulIntegerToFloat", *inputs, domain=_MICROSOFT), step)

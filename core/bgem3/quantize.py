@@ -9,10 +9,11 @@ from bgem3.types import FloatArray
 
 # Input channels that share one scale in 4 bits.
 BLOCK = 32
-# AVX2's `vpmaddubsw` adds two products in 16 bits and saturates: 2 * (2 * 64) * 127 = 32,512 still fits. Activations
-# in 7 bits around 64 lose less than weights in 7 bits would, and every processor gives the same vectors.
 COLUMN_MAX = 127
+# AVX2's `vpmaddubsw` adds two products in 16 bits and saturates: 2 * (2 * 64) * 127 = 32,512 still fits. Activations
+# in 7 bits around 64 lose less than weights in 7 bits would. VNNI adds in 32 bits and takes all 8.
 ACTIVATION_MAX = 64
+ACTIVATION_MAX_VNNI = 127
 _ROW_MAX = 127
 _SHRINK = np.linspace(1.0, 0.7, 7, dtype=np.float32)
 
@@ -30,6 +31,15 @@ def smoothing(ranges: FloatArray, weight: FloatArray) -> FloatArray:
     largest = np.abs(weight).max(axis=0)
     scale: FloatArray = np.sqrt(np.maximum(ranges, 1e-5) / np.maximum(largest, 1e-5)).astype(np.float32)
     return scale
+
+
+def activation_constants(most: int) -> dict[str, NDArray[np.generic]]:
+    """Return the constants of an int8 graph that set how finely a row of activations is rounded, by name.
+
+    Args:
+        most: What the largest magnitude of a row becomes; zero becomes `most` too.
+    """
+    return {"finest": np.array(1 / most, np.float32), "middle": np.array(most, np.uint8)}
 
 
 def quantize_columns(weight: FloatArray) -> tuple[NDArray[np.int8], FloatArray]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bgem3.backends.processor import has_vnni
 from bgem3.calibration import calibration_texts
 from bgem3.checkpoint import load_checkpoint
 from bgem3.convert import convert_checkpoint, find_or_convert
@@ -42,6 +43,17 @@ def test_rounded_precisions_stay_close(mini, exact, backend, precision):
     assert np.sum(out.dense * exact.dense, axis=1).min() > CLOSE[precision]
     assert np.sum(out.multi_vector.vectors * exact.multi_vector.vectors, axis=1).mean() > CLOSE[precision]
     assert abs(out.sparse - exact.sparse).max() < SPARSE
+
+
+@pytest.mark.skipif(not has_vnni(), reason="without VNNI eight bits would saturate, and are not used")
+def test_vnni_rounds_activations_more_finely(mini, exact, monkeypatch):
+    errors = {}
+    for vnni in (True, False):
+        monkeypatch.setattr("bgem3.backends.choice.has_vnni", lambda vnni=vnni: vnni)
+        encoder = M3Encoder.from_pretrained(mini, backend="onnx", precision="int8", show_progress=False)
+        errors[vnni] = 1 - np.sum(encoder.encode(TEXTS).dense * exact.dense, axis=1).mean()
+    # a step half as wide is a quarter of the squared error, to which the weights add the same as before
+    assert 0 < errors[True] < 0.8 * errors[False]
 
 
 @pytest.mark.parametrize("precision", CLOSE)

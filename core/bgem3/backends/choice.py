@@ -10,11 +10,12 @@ from typing import Any
 
 from bgem3.backends.accelerator import has_cuda
 from bgem3.backends.base import Backend
-from bgem3.backends.processor import has_bfloat16
+from bgem3.backends.processor import has_bfloat16, has_vnni
 from bgem3.checkpoint import Checkpoint, load_checkpoint
 from bgem3.errors import BackendError, InvalidInputError, MissingExtraError
 from bgem3.forms import converted_form, converted_precisions
 from bgem3.hub import Form
+from bgem3.quantize import ACTIVATION_MAX_VNNI, activation_constants
 
 DEFAULT_MODEL = "BAAI/bge-m3"
 BACKENDS = ("auto", "torch", "onnx", "openvino", "flag", "remote")
@@ -155,7 +156,8 @@ def _packed_backend(
     form = "float32" if precision == "bfloat16" else precision
     folder = find_or_convert(checkpoint, form, show_progress=show_progress)
     if name == "onnx":
-        run = onnx_run(folder, num_threads, onnx_providers(device))
+        finer = activation_constants(ACTIVATION_MAX_VNNI) if form == "int8" and has_vnni() else None
+        run = onnx_run(folder, num_threads, onnx_providers(device), finer)
     else:
         run = openvino_run(folder, num_threads, bfloat16=precision == "bfloat16")
     return PackedBackend(checkpoint, run, name=name, precision=precision, device=device or "cpu")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+from onnxruntime import OrtValue
 
 from bgem3.backends.base import HeadOutputs
 from bgem3.backends.heads import apply_heads
@@ -20,6 +21,7 @@ from bgem3.types import FloatArray, Head, IntArray
 
 Feed = Mapping[str, NDArray[Any]]
 Run = Callable[[Feed], FloatArray]
+Constants = Mapping[str, OrtValue]
 
 
 class PackedBackend:
@@ -54,8 +56,10 @@ class PackedBackend:
         return apply_heads(hidden, packed.lengths, heads, checkpoint.sparse_head, checkpoint.multi_vector_head)
 
 
-def onnx_session(path: Path, num_threads: int | None, providers: Sequence[str]) -> onnxruntime.InferenceSession:
-    """Load a graph.
+def onnx_session(
+    path: Path, num_threads: int | None, providers: Sequence[str], constants: Constants | None = None
+) -> onnxruntime.InferenceSession:
+    """Load a graph; `constants` take the place of its own of the same names, and must live as long as the session.
 
     Raises:
         CheckpointFileError: onnxruntime cannot read it.
@@ -66,17 +70,27 @@ def onnx_session(path: Path, num_threads: int | None, providers: Sequence[str]) 
         options.intra_op_num_threads = num_threads
     # Without this, idle threads spin at full load between two calls.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for name, value in (constants or {}).items():
+        options.add_initializer(name, value)
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:  # onnxruntime's errors share no public base class
         raise CheckpointFileError(f"{path}: onnxruntime cannot load it ({error}). Fix: download it again") from error
 
 
-def onnx_run(folder: Path, num_threads: int | None, providers: Sequence[str] = ("CPUExecutionProvider",)) -> Run:
-    """Load a form's folder into onnxruntime."""
-    session = onnx_session(folder / "model.onnx", num_threads, providers)
+def onnx_run(
+    folder: Path,
+    num_threads: int | None,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+    constants: Mapping[str, NDArray[Any]] | None = None,
+) -> Run:
+    """Load a form's folder into onnxruntime, with other constants where some are given."""
+    # a value only points at its array: both are kept beside the session
+    kept = [(name, array, OrtValue.ortvalue_from_numpy(array)) for name, array in (constants or {}).items()]
+    values = {name: value for name, _, value in kept}
+    session = onnx_session(folder / "model.onnx", num_threads, providers, values)
 
-    def run(feed: Feed) -> FloatArray:
+    def run(feed: Feed, _kept: object = kept) -> FloatArray:
         hidden: FloatArray = session.run(["hidden"], dict(feed))[0]
         return hidden
 
