@@ -333,10 +333,10 @@ def test_other_lengths_search_with_a_warning_and_do_not_add(filled, checkpoint):
         index.add(["x"])
 
 
-def test_another_backend_is_only_warned_about(filled, checkpoint):
-    other = M3Encoder.from_pretrained(checkpoint, backend="torch")
+def test_another_backend_is_only_warned_about(filled, checkpoint, encoder):
+    other = M3Encoder.from_pretrained(checkpoint, backend="onnx" if encoder.backend == "torch" else "torch")
     index = HybridIndex(other, filled.store)
-    with pytest.warns(SettingsWarning, match="backend='onnx', now 'torch'"):
+    with pytest.warns(SettingsWarning, match=f"backend={encoder.backend!r}, now {other.backend!r}"):
         index.search("red cat")
     index.add(["x"], ids=["new"])
     assert filled.count() == 61

@@ -281,7 +281,9 @@ def test_options_that_cannot_be(options, said):
 
 
 def test_a_precision_the_server_does_not_compute_in(connect):
-    with pytest.raises(BackendError, match=r"computes in (float32|unknown), got 'int8'. Fix: precision='auto'"):
+    with pytest.raises(
+        BackendError, match=r"computes in (float32|bfloat16|unknown), got 'int8'. Fix: precision='auto'"
+    ):
         connect(precision="int8")
 
 

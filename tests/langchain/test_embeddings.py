@@ -46,6 +46,7 @@ def test_a_hugging_face_user_changes_the_class_name_only(checkpoint, embeddings)
         query_encode_kwargs={"normalize_embeddings": True},
         multi_process=False,
         show_progress=False,
+        precision="float32",  # `auto` would take bfloat16 where the processor has it
     )
     assert ours.device == "cpu"
     assert ours.model_kwargs == {"device": "cpu", "trust_remote_code": True}
