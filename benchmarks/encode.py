@@ -1,9 +1,10 @@
 """How fast, how exactly and in how much memory each backend encodes, beside FlagEmbedding and other peers?
 
 Usage: python benchmarks/encode.py [--layers 6] [--texts 48] [--runs 3] [--systems NAME ...] [--long] [--work FOLDER]
+           [--median 80] [--longest 512]; a mix of long documents: --median 1500 --longest 4096
 
 A checkpoint of the real size (1,024 wide, 250,002 tokens, 24 layers or `--layers`) with seeded random weights is made in
-`--work` and given to all; the texts have log-normal lengths of 10 to 512 tokens. Each system runs in a process of its own, whose peak
+`--work` and given to all; the texts have log-normal lengths. Each system runs in a process of its own, whose peak
 of resident memory is its column. `--long` encodes one text of 8,192 tokens instead and prints the peak above the loaded
 model. Figures hold within one run on one machine; the share is of the best bare matrix product seen in the run, in
 bfloat16 for that precision, in float32 for the others.
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -35,7 +37,7 @@ from bgem3.embeddings import MultiVectors
 MINI = Path(__file__).parents[1] / "examples" / "bge-m3-mini"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "sentence_bert_config.json")
 HIDDEN, INNER, HEADS, VOCABULARY, POSITIONS, SEED = 1024, 4096, 16, 250_002, 8192, 0
-MAX_LENGTH, QUERY_TOKENS, QUERIES = 512, 12, 20
+QUERY_TOKENS, QUERIES = 12, 20
 Result = dict[str, Any]
 Encode = Callable[[Sequence[str]], Result]
 
@@ -94,8 +96,8 @@ def _weights(random: np.random.Generator, layers: int) -> dict[str, np.ndarray]:
     return weights
 
 
-def make_texts(count: int, tokens: int | None = None) -> list[str]:
-    """Return texts of log-normal length, 10 to 512 tokens, median 80; all of `tokens` where it is given."""
+def make_texts(count: int, tokens: int | None = None, *, median: int = 80, longest: int = 512) -> list[str]:
+    """Return texts of log-normal length, 10 to `longest` tokens; all of `tokens` where it is given."""
     from tokenizers import Tokenizer
 
     random = np.random.default_rng(SEED)
@@ -103,7 +105,7 @@ def make_texts(count: int, tokens: int | None = None) -> list[str]:
     words = [piece[1:] for piece in tokenizer.get_vocab() if piece.startswith("▁") and piece[1:].isalpha()]
     words = random.permutation(sorted(words))[:3000]
     words = [word for word in words if len(tokenizer.encode(word).ids) == 3]  # one token and the specials
-    lengths = np.clip(random.lognormal(np.log(80), 0.9, count), 10, MAX_LENGTH).astype(int)
+    lengths = np.clip(random.lognormal(np.log(median), 0.9, count), 10, longest).astype(int)
     if tokens is not None:
         lengths[:] = tokens
     return [" ".join(random.choice(words, length - 2)) for length in lengths]
@@ -112,7 +114,7 @@ def make_texts(count: int, tokens: int | None = None) -> list[str]:
 # ------------------------------------------------------------------------------------------------ systems
 
 
-def ours(folder: Path, backend: str, precision: str, max_length: int = MAX_LENGTH) -> Encode:
+def ours(folder: Path, max_length: int, backend: str, precision: str) -> Encode:
     encoder = M3Encoder.from_pretrained(
         folder, backend=backend, precision=precision, max_length=max_length, show_progress=False
     )
@@ -124,29 +126,29 @@ def _result(embeddings: M3Embeddings) -> Result:
     return {"dense": embeddings.dense, "sparse": rows, "vectors": list(embeddings.multi_vector)}
 
 
-def flag_embedding(folder: Path) -> Encode:
+def flag_embedding(folder: Path, max_length: int) -> Encode:
     from FlagEmbedding import BGEM3FlagModel
 
     model = BGEM3FlagModel(str(folder), use_fp16=False, devices="cpu")
 
     def encode(texts: Sequence[str]) -> Result:
-        out = model.encode(list(texts), max_length=MAX_LENGTH, return_sparse=True, return_colbert_vecs=True)
+        out = model.encode(list(texts), max_length=max_length, return_sparse=True, return_colbert_vecs=True)
         sparse = [{int(token): float(weight) for token, weight in row.items()} for row in out["lexical_weights"]]
         return {"dense": out["dense_vecs"], "sparse": sparse, "vectors": out["colbert_vecs"]}
 
     return encode
 
 
-def sentence_transformers(folder: Path) -> Encode:
+def sentence_transformers(folder: Path, max_length: int) -> Encode:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Normalize, Pooling, Transformer
 
-    body = Transformer(str(folder), max_seq_length=MAX_LENGTH)
+    body = Transformer(str(folder), max_seq_length=max_length)
     model = SentenceTransformer(modules=[body, Pooling(HIDDEN, pooling_mode="cls"), Normalize()], device="cpu")
     return lambda texts: {"dense": model.encode(list(texts), show_progress_bar=False)}
 
 
-def plain_onnxruntime(folder: Path) -> Encode:
+def plain_onnxruntime(folder: Path, max_length: int) -> Encode:
     """Run what a user makes with `quantize_dynamic`, in padded batches of 32, dense vectors only."""
     import onnxruntime
     from onnxruntime.quantization import quantize_dynamic
@@ -163,7 +165,7 @@ def plain_onnxruntime(folder: Path) -> Encode:
         quantize_dynamic(made.with_name("model.onnx"), made, use_external_data_format=True)
     session = onnxruntime.InferenceSession(made, providers=["CPUExecutionProvider"])
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.enable_truncation(MAX_LENGTH)
+    tokenizer.enable_truncation(max_length)
     tokenizer.enable_padding(pad_id=1, pad_token="<pad>")
 
     def encode(texts: Sequence[str]) -> Result:
@@ -189,11 +191,11 @@ OURS = [
     ("openvino", "int8"),
     ("openvino", "int4"),
 ]
-SYSTEMS: dict[str, Callable[[Path], Encode]] = {
+SYSTEMS: dict[str, Callable[[Path, int], Encode]] = {
     "FlagEmbedding float32": flag_embedding,
     "sentence-transformers float32, dense": sentence_transformers,
     "onnxruntime quantize_dynamic, dense": plain_onnxruntime,
-    **{f"bgem3 {b} {p}": lambda folder, b=b, p=p: ours(folder, b, p) for b, p in OURS},
+    **{f"bgem3 {b} {p}": partial(ours, backend=b, precision=p) for b, p in OURS},
 }
 REFERENCE = "bgem3 torch float32"
 
@@ -204,15 +206,15 @@ REFERENCE = "bgem3 torch float32"
 def run_child(name: str, folder: Path, options: argparse.Namespace) -> None:
     """Measure one system and write what was seen as JSON, its representations beside it."""
     if options.load:
-        SYSTEMS[name](folder)
+        SYSTEMS[name](folder, options.longest)
         print("{}")
         return
     if options.long:
         run_long(name, folder)
         return
-    texts = make_texts(options.texts)
+    texts = make_texts(options.texts, median=options.median, longest=options.longest)
     start = time.perf_counter()
-    encode = SYSTEMS[name](folder)
+    encode = SYSTEMS[name](folder, options.longest)
     load = time.perf_counter() - start
     (query,) = make_texts(1, QUERY_TOKENS)
     start = time.perf_counter()
@@ -238,8 +240,7 @@ def run_child(name: str, folder: Path, options: argparse.Namespace) -> None:
 
 def run_long(name: str, folder: Path) -> None:
     """Encode one text of 8,192 tokens; the peak counts from the loaded and warm model."""
-    _, backend, precision = name.split()
-    encode = ours(folder, backend, precision, POSITIONS)
+    encode = SYSTEMS[name](folder, POSITIONS)
     (short,), (text,) = make_texts(1, 64), make_texts(1, POSITIONS)
     encode([short])
     before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -344,6 +345,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--texts", type=int, default=48)
+    parser.add_argument("--median", type=int, default=80, help="median length of a text in tokens")
+    parser.add_argument("--longest", type=int, default=512, help="length of the longest text, and max_length")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS))
     parser.add_argument("--long", action="store_true")
@@ -372,11 +375,11 @@ def header(options: argparse.Namespace) -> None:
 
 def report(folder: Path, options: argparse.Namespace) -> None:
     header(options)
-    texts = make_texts(options.texts)
+    texts = make_texts(options.texts, median=options.median, longest=options.longest)
     from tokenizers import Tokenizer
 
     encoded = Tokenizer.from_file(str(folder / "tokenizer.json")).encode_batch(texts)
-    lengths = np.array([min(len(one.ids), MAX_LENGTH) for one in encoded])
+    lengths = np.array([min(len(one.ids), options.longest) for one in encoded])
     total, gflop = int(lengths.sum()), work(lengths, options.layers)
     print(
         f"{len(texts)} texts, {total} tokens of {lengths.min()} to {lengths.max()}, all heads, {options.runs} runs, ",
