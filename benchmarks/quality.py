@@ -91,7 +91,7 @@ def codecs(options: argparse.Namespace) -> str:
 def tuning(options: argparse.Namespace) -> str:
     """What weights tuned on a few questions gain on all the others, beside presets and rank fusion, for both weightings."""
     encoder = exact(options)
-    cells = [["set", "lexical", *PRESETS, "rrf, equal weights", "best of the grid", "best head alone"]]
+    cells = [["set", "sparse head", *PRESETS, "rrf, equal weights", "best of the grid", "best head alone"]]
     cells[0] += [f"tuned on {n}" for n in SAMPLES]
     lexicals: tuple[Lexical, ...] = ("m3", "bm25")
     for dataset, lexical in product(read(options), lexicals):
