@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", type=Path, default=Path("examples/bge-m3-mini"))
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--rate", type=float, default=2e-4, help="learning rate; 1e-5 for BAAI/bge-m3")
+    parser.add_argument("--rate", type=float, default=2e-5, help="learning rate; 1e-5 for BAAI/bge-m3")
     parser.add_argument("--train", type=int, default=400, help="questions to train on")
     parser.add_argument("--test", type=int, default=150, help="questions to measure")
     options = parser.parse_args()
