@@ -360,6 +360,7 @@ def plot(results: Path) -> None:
         sizes.plot(*zip(*points, strict=True), marker="o", label=part)
     times.set(xscale="log", yscale="log", xlabel="chunks", ylabel="best of the runs, ms", title="Search time")
     sizes.set(xscale="log", yscale="symlog", xlabel="chunks", ylabel="MB", title="Size on disk")
+    sizes.set_ylim(bottom=0)
     for axes in (times, sizes):
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize=8)
