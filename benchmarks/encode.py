@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from bgem3 import M3Embeddings, M3Encoder
-from bgem3.backends.processor import flags, processor_name
+from bgem3.backends.processor import flags, has_bfloat16, processor_name
 from bgem3.embeddings import MultiVectors
 
 MINI = Path(__file__).parents[1] / "examples" / "bge-m3-mini"
@@ -248,9 +248,9 @@ def run_long(name: str, folder: Path) -> None:
     print(json.dumps({"seconds": [taken], "before": before, "peak": peak()}))
 
 
-def timed(encode: Encode, texts: Sequence[str]) -> float:
+def timed(run: Callable[[Any], object], over: Any) -> float:
     start = time.perf_counter()
-    encode(texts)
+    run(over)
     return time.perf_counter() - start
 
 
@@ -281,17 +281,11 @@ def product_peaks(best: dict[str, float], runs: int = 30) -> dict[str, float]:
     import torch
 
     seen = {}
-    for name in ("float32", *(("bfloat16",) if flags() & {"avx512_bf16", "amx_bf16"} else ())):
+    for name in ("float32", *(("bfloat16",) if has_bfloat16() else ())):
         left, right = (torch.ones(shape, dtype=getattr(torch, name)) for shape in ((2048, HIDDEN), (HIDDEN, INNER)))
-        least = min(timed_product(left, right) for _ in range(runs))
+        least = min(timed(left.matmul, right) for _ in range(runs))
         seen[name] = max(best.get(name, 0.0), 2 * 2048 * HIDDEN * INNER / least / 1e9)
     return seen
-
-
-def timed_product(left: Any, right: Any) -> float:
-    start = time.perf_counter()
-    left @ right
-    return time.perf_counter() - start
 
 
 def work(lengths: np.ndarray, layers: int) -> float:

@@ -214,9 +214,8 @@ def hybrid(size: int, runs: int, keep: Path | None = None) -> Iterator[dict[str,
         about: dict[str, Any] = {"size": size}
         if (folder / "built.json").is_file():
             about |= json.loads((folder / "built.json").read_text())
-            for _, embeddings in batches(
-                size, centres, random
-            ):  # draws again what was added, so that queries are the same
+            # drawn again as it was added, so that the queries are the same
+            for _, embeddings in batches(size, centres, random):
                 kept += [embeddings] if size <= 100_000 else []
         else:
             about |= build(folder, size, blocks, batches(size, centres, random), kept)

@@ -85,12 +85,11 @@ def onnx_run(
     constants: Mapping[str, NDArray[Any]] | None = None,
 ) -> Run:
     """Load a form's folder into onnxruntime, with other constants where some are given."""
-    # a value only points at its array: both are kept beside the session
-    kept = [(name, array, OrtValue.ortvalue_from_numpy(array)) for name, array in (constants or {}).items()]
-    values = {name: value for name, _, value in kept}
+    values = {name: OrtValue.ortvalue_from_numpy(array) for name, array in (constants or {}).items()}
     session = onnx_session(folder / "model.onnx", num_threads, providers, values)
 
-    def run(feed: Feed, _kept: object = kept) -> FloatArray:
+    # a value only points at its array: both live as long as the session
+    def run(feed: Feed, _kept: object = (constants, values)) -> FloatArray:
         hidden: FloatArray = session.run(["hidden"], dict(feed))[0]
         return hidden
 
