@@ -12,6 +12,8 @@ from bgem3.errors import StoreCorruptError, StoreError, StoreLockedError, StoreW
 
 # Values bound to one statement; SQLite allows 32,766.
 _BINDS = 10_000
+# A chunk of 28 kB lies on 4 pages, 7 of SQLite's usual size: a third less time from a cold disk for the same space.
+_PAGE = 8192
 _REFUSED = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR}
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
@@ -47,6 +49,7 @@ class Database:
         return not self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
 
     def _create(self, schema: str, rows: Sequence[tuple[str, str]]) -> None:
+        self._connection.execute(f"PRAGMA page_size={_PAGE}")
         self._connection.execute("PRAGMA journal_mode=WAL")
         with self.transaction():
             if not self._is_empty():  # another process was quicker

@@ -203,6 +203,10 @@ class Sidecar:
         """Return the number of live rows."""
         return int(self.database.value("SELECT count(*) FROM live"))
 
+    def last_row(self) -> int:
+        """Return the highest number of a live row, 0 where there is none: about how many were written."""
+        return int(self.database.value("SELECT ifnull(max(row), 0) FROM live"))
+
     def ids(self) -> list[str]:
         """Return the id of each live row, sorted."""
         return [id_ for (id_,) in self.database.select("SELECT id FROM live ORDER BY id")]

@@ -13,12 +13,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from bgem3.embeddings import M3Embeddings
-from bgem3.errors import (
-    InvalidInputError,
-    StoreClosedError,
-    StoreError,
-    StoreWriteError,
-)
+from bgem3.errors import InvalidInputError, StoreClosedError, StoreError, StoreWriteError
 from bgem3.index.lexical import LexicalIndex
 from bgem3.index.multi_vector import Codec, get_codec
 from bgem3.index.sidecar import Pending, Sidecar, hash_text, new_rows, old_rows
@@ -261,6 +256,7 @@ class ChromaStore:
             if self._opened and not self._closed:
                 if self._writer.held:
                     self._snapshot.keep_up(self._searcher.lexical.segments(), _SAVED_AT_END)
+                    self._lost = self._lost or not self._collection.save()
                 self._collection.close()
                 if self._writer.held and not self._lost:
                     self._graph.settle()
@@ -393,6 +389,9 @@ class ChromaStore:
             if pending := self._sidecar.pending():
                 self._settle(pending)
             self._refresh()
+            if self._collection.outgrown(self._sidecar.last_row()):
+                with self.released():
+                    pass
             yield self._searcher
             # Last, so that a write that was interrupted before makes the next call load everything again.
             self._generation = self._sidecar.generation()

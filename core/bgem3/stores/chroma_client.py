@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 
@@ -26,6 +28,7 @@ from bgem3.types import Chunk, FloatArray
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
 
+_log = logging.getLogger(__name__)
 # Chroma metadata of ours: the sidecar row of a chunk, the sidecar of a collection.
 _POINTER = "_bgem3_row"
 _OWNER = "_bgem3_sidecar"
@@ -33,6 +36,12 @@ _OWNER = "_bgem3_sidecar"
 _HNSW = {"space": "ip", "ef_construction": 200, "max_neighbors": 32, "ef_search": 256}
 # Below Chroma's own limit of 5,461, so that a batch of wide vectors stays small.
 _BATCH = 1000
+# Chroma writes the whole graph at each save, so a save may be due once for this share of the rows and not sooner.
+_SAVES_PER_GRAPH = 100
+# Records that closing leaves to the next opening, which takes some milliseconds for each.
+_LEFT_UNSAVED = 250
+# Begins the ids of chunks that never are.
+_NOBODY = "_bgem3_nobody_"
 
 
 class ChromaCollection:
@@ -72,8 +81,8 @@ class ChromaCollection:
             )
             # Not more than Chroma takes between two times it saves the graph: see `Graph.changing`.
             described = self._collection.configuration_json.get("hnsw") or {}
-            saved_every = int(described.get("sync_threshold") or _BATCH)
-            self._batch = min(_BATCH, self._client.get_max_batch_size(), saved_every)
+            self._saved_every = int(described.get("sync_threshold") or _BATCH)
+            self._batch = min(_BATCH, self._client.get_max_batch_size(), self._saved_every)
         found = self.owner
         if adopt and found is None:
             self._mark(owner)
@@ -202,6 +211,38 @@ class ChromaCollection:
     def delete(self, ids: Sequence[str]) -> None:
         """Delete chunks."""
         self._change(len(ids), lambda part: self._collection.delete(ids=list(ids[part])))
+
+    def outgrown(self, rows: int) -> bool:
+        """Have Chroma save the graph less often where it grew; whether that waits for the next opening."""
+        wanted = rows // _SAVES_PER_GRAPH
+        if not self._graph.embedded or wanted < 2 * self._saved_every:
+            return False
+        with self.errors(StoreWriteError), catch_warnings():
+            # of the embedding function that a collection of ours does without
+            simplefilter("ignore", DeprecationWarning)
+            self._collection.modify(configuration=cast(Any, {"hnsw": {"sync_threshold": wanted}}))
+        return True
+
+    def save(self) -> bool:
+        """Have Chroma save the graph if its log holds more than a few records; see docs/decisions/chroma-saves.md.
+
+        Returns:
+            False where that failed, on a full disk say: nothing is lost, and the next opening mends what it left.
+        """
+        try:
+            unsaved = self._graph.unsaved() if self._graph.embedded else 0
+            if unsaved > _LEFT_UNSAVED:
+                # Chroma counts records, those too that change nothing, and saves when there are enough.
+                nobody = [f"{_NOBODY}{i}" for i in range(self._saved_every - unsaved)]
+                nothing = cast(Any, [{_POINTER: 0}] * len(nobody))
+                with self.errors(StoreWriteError):
+                    self._change(
+                        len(nobody), lambda part: self._collection.update(ids=nobody[part], metadatas=nothing[part])
+                    )
+        except StoreError as error:
+            _log.warning("%s", error)
+            return False
+        return True
 
     def close(self) -> None:
         """Close the client, if it was made here."""

@@ -31,6 +31,10 @@ _LOGGED = (
     "SELECT embeddings_queue.id FROM embeddings_queue JOIN collections ON topic LIKE '%' || collections.id "
     "WHERE collections.name = ? AND operation IN (0, 2) AND vector IS NOT NULL"
 )
+_UNSAVED = (
+    "SELECT count(*) FROM embeddings_queue JOIN collections ON topic LIKE '%' || collections.id "
+    "WHERE collections.name = ? AND seq_id > ?"
+)
 # How long another process may take to write one batch.
 _PATIENCE_S = 120.0
 
@@ -90,6 +94,15 @@ class Graph:
             self._note()
             yield
             self._note()
+
+    def unsaved(self) -> int:
+        """Return the number of records that are in Chroma's log and not in the files: an opening applies them again."""
+        saved = json.loads(self._state())["saved"]
+        try:
+            with closing(self._database()) as database:
+                return int(database.execute(_UNSAVED, [self._name, saved[0] if saved else 0]).fetchone()[0])
+        except sqlite3.Error as error:
+            raise StoreError(f"{self._path}: Chroma's files cannot be read ({error})") from error
 
     def torn(self) -> bool:
         """Whether a killed process left files that disagree. Only true while nobody has the collection open."""

@@ -116,6 +116,8 @@ class _Run:
         self.fetch_k = max(plan.fetch_k, plan.k)
         self.allowed: IntArray | None = None
         self.stages: list[Stage] = []
+        # What finding candidates told already, by head: rows and their scores.
+        self.known: dict[Head, tuple[IntArray, FloatArray]] = {}
 
     def hits(self) -> Hits:
         if self.plan.where is not None:
@@ -230,20 +232,27 @@ class _Run:
 
     def _dense_top(self, n: int) -> tuple[IntArray, FloatArray]:
         with self._stage("dense top") as left:
-            rows, scores = self.store.dense_top(self.query.dense[0], n, self.allowed)
+            rows, scores = self.known["dense"] = self.store.dense_top(self.query.dense[0], n, self.allowed)
             left(rows)
         return rows, scores
 
     def _sparse_top(self, n: int) -> tuple[IntArray, FloatArray]:
         with self._stage("sparse top") as left:
-            rows, scores = self.store.sparse_top(self.query.sparse[[0]], n, self.allowed)
+            rows, scores = self.known["sparse"] = self.store.sparse_top(self.query.sparse[[0]], n, self.allowed)
             left(rows)
         return rows, scores
 
     def _score(self, head: Head, rows: IntArray) -> FloatArray:
         with self._stage(f"{head} scores") as left:
             left(rows)
-            return self.store.scores(head, self.query, rows) if len(rows) else np.empty(0, dtype=np.float32)
+            scores = np.empty(len(rows), dtype=np.float32)
+            before, there = self.known.get(head, (rows[:0], scores[:0]))
+            _, at, of = np.intersect1d(rows, before, assume_unique=True, return_indices=True)
+            scores[at] = there[of]
+            new = np.setdiff1d(np.arange(len(rows)), at, assume_unique=True)
+            if len(new):
+                scores[new] = self.store.scores(head, self.query, rows[new])
+            return scores
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[Callable[[IntArray], None]]:
