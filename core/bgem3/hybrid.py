@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from bgem3.embeddings import M3Embeddings
 from bgem3.encoder import M3Encoder
 from bgem3.errors import IndexMismatchError, InvalidInputError, SettingsWarning, StoreClosedError
+from bgem3.index.threads import map_all
 from bgem3.index_settings import LENGTHS, differences, encode_passages, settings_of
 from bgem3.ingestion import Prepared, overlapped, text_slices
 from bgem3.intake import check_id, check_ids, check_new, checked_chunks
@@ -197,7 +198,7 @@ class HybridIndex:
         )[0]
 
     def search_many(self, queries: Sequence[str], **options: Unpack[SearchOptions]) -> list[Hits]:
-        """Search for several queries, encoded together; options and errors are those of `search`."""
+        """Search for several queries, encoded together, several at once; options and errors are those of `search`."""
         plan = self.plan(**options)
         self._check_can_search()
         heads = self._model_heads(plan)
@@ -304,7 +305,7 @@ class HybridIndex:
         self.close()
 
     def _run(self, queries: M3Embeddings, plan: SearchPlan) -> list[Hits]:
-        return [self.store.search(queries[[i]], plan) for i in range(len(queries))]
+        return map_all(lambda i: self.store.search(queries[[i]], plan), range(len(queries)))
 
     def _named(self, queries: Sequence[str], results: Sequence[Hits]) -> list[Hits]:
         """Put the tokens' texts into the matches, where they were asked for."""

@@ -90,23 +90,29 @@ class LexicalIndex:
             return
         self._waiting.append((np.asarray(rows, dtype=np.int64), sparse))
         if self._count_waiting() >= _WAITING:
-            self._settle()
+            self.settle()
         self._merge()
 
     def remove(self, rows: IntArray) -> None:
         """Remove rows; those that are not there are left out."""
         if not len(rows):
             return
-        self._settle()
+        self.settle()
         for part in self._parts:
             _, docs = part.segment.places(rows)
             part.alive[docs] = False
             part.dead = len(part.segment) - int(np.count_nonzero(part.alive))
         self._parts = [part for part in self._parts if part.dead < len(part.segment)]
 
+    def settle(self) -> None:
+        """Bring what waits into a segment, as the first search would: until something changes, threads may share it."""
+        if self._waiting:
+            self._parts += [_part(segment) for segment in invert(self._waiting)]
+            self._waiting = []
+
     def compact(self) -> None:
         """Leave removed rows out of memory, and merge segments until each is as large as it may be."""
-        self._settle()
+        self.settle()
         groups: list[list[_Part]] = []
         size = SEGMENT_ROWS
         for part in self._parts:
@@ -129,7 +135,7 @@ class LexicalIndex:
             n: How many rows at most.
             allowed: Only these rows, sorted; None: all.
         """
-        self._settle()
+        self.settle()
         search = _Search(self._prepare(query), self.weighting, n, allowed)
         if len(self._parts) > 2:
             # The largest first: its best rows spare the others work.
@@ -141,12 +147,12 @@ class LexicalIndex:
 
     def scores(self, query: csr_array, rows: IntArray) -> FloatArray:
         """Return the scores of `rows`, `(n,)` float32 >= 0 in their order; 0 for a row that is not there."""
-        self._settle()
+        self.settle()
         return self._scores(self._prepare(query), rows)
 
     def parts(self, query: csr_array, rows: IntArray) -> list[dict[int, float]]:
         """Return what each shared token id adds to the score of `rows`, in their order."""
-        self._settle()
+        self.settle()
         whole = self._prepare(query)
         result: list[dict[int, float]] = [{} for _ in range(len(rows))]
         for i, token in enumerate(whole.tokens.tolist()):
@@ -186,12 +192,6 @@ class LexicalIndex:
 
     def _count_waiting(self) -> int:
         return sum(len(rows) for rows, _ in self._waiting)
-
-    def _settle(self) -> None:
-        """Bring what waits into a segment."""
-        if self._waiting:
-            self._parts += [_part(segment) for segment in invert(self._waiting)]
-            self._waiting = []
 
     def _merge(self) -> None:
         """Merge segments until each is much larger than the next or as large as it may be."""

@@ -9,6 +9,7 @@ from functools import cache
 from typing import TypeVar
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @cache
@@ -28,6 +29,14 @@ def run_all(work: Callable[[Item], None], items: Sequence[Item]) -> None:
         wait(others)
     for one in others:
         one.result()
+
+
+def map_all(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Return the work's result for each item, in order, several at once; the work may call `run_all`."""
+    if len(items) < 2:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(min(thread_count(), len(items)), thread_name_prefix="bgem3-search") as pool:
+        return list(pool.map(work, items))
 
 
 @cache

@@ -23,6 +23,7 @@ from bgem3.stores.base import check_settings
 from bgem3.stores.chroma_client import check_keys, require_collection
 from bgem3.stores.chroma_graph import Graph
 from bgem3.stores.chroma_opening import Opener, agree, prepare
+from bgem3.stores.chroma_readers import Readers
 from bgem3.stores.chroma_search import ChromaSearcher, retried
 from bgem3.stores.layouts import passage_of
 from bgem3.stores.local import run_plan
@@ -214,25 +215,22 @@ class ChromaStore:
 
     def search(self, query: M3Embeddings, plan: SearchPlan) -> Hits:
         """See `Store.search`."""
-        return self._steady(lambda: run_plan(self._searcher, query, plan))
+        return self._read(lambda searcher: run_plan(searcher, query, plan))
 
     def scan(self, batch_size: int = 256) -> Iterator[tuple[list[Chunk], M3Embeddings]]:
         """See `Store.scan`."""
         row = 0
-        while batch := self._steady(partial(self._scan_after, row, batch_size)):
+        while batch := self._read(partial(self._scan_after, row, batch_size)):
             row, chunks, embeddings = batch
             yield chunks, embeddings
 
-    def _scan_after(self, row: int, n: int) -> tuple[int, list[Chunk], M3Embeddings] | None:
-        rows = self._sidecar.rows_after(row, n)
-        return (int(rows[-1]), *self._searcher.embedded(rows, self._settings.vocab_size)) if len(rows) else None
+    def _scan_after(self, row: int, n: int, searcher: ChromaSearcher) -> tuple[int, list[Chunk], M3Embeddings] | None:
+        rows = searcher.sidecar.rows_after(row, n)
+        return (int(rows[-1]), *searcher.embedded(rows, self._settings.vocab_size)) if len(rows) else None
 
-    def _steady(self, read: Callable[[], Result]) -> Result:
-        def once() -> Result:
-            with self.reading():
-                return read()
-
-        return retried(once, self._changed_elsewhere)
+    def _read(self, read: Callable[[ChromaSearcher], Result]) -> Result:
+        """Read one state beside other threads; again where another process changed it meanwhile."""
+        return retried(partial(self._readers.run, self.reading, read), self._changed_elsewhere)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -254,6 +252,7 @@ class ChromaStore:
         """Close the sidecar, give the writer's lock back and close the client this store made."""
         with self._lock:
             if self._opened and not self._closed:
+                self._readers.close()
                 if self._writer.held:
                     self._snapshot.keep_up(self._searcher.lexical.segments(), _SAVED_AT_END)
                     self._lost = self._lost or not self._collection.save()
@@ -304,6 +303,7 @@ class ChromaStore:
             self._opener = Opener(self._name, *guards, self._path, self._client, adopt=self._adopts)
             self._collection = self._opener.open()
             self._settle_after_crash()
+            self._readers = Readers(partial(Sidecar, path, codec=self._codec_name))
             self._load()
         except BaseException:
             self._sidecar.close()
@@ -328,6 +328,7 @@ class ChromaStore:
 
     def _follow(self) -> None:
         """Bring the lexical index to the rows that the sidecar has."""
+        self._readers.wait()
         self._generation = self._sidecar.generation()
         self._searcher.follow(self._settings.vocab_size)
 
@@ -341,6 +342,7 @@ class ChromaStore:
     @contextmanager
     def released(self, *, mends: bool = False) -> Iterator[Path | None]:
         """Let go of Chroma's files within, and tell their folder; None where a server has them."""
+        self._readers.wait()
         self._collection.close()
         self._lost = True  # until it is open again, which a full disk can prevent
         try:
@@ -385,13 +387,12 @@ class ChromaStore:
         with self._lock:
             self._check_open()
             self._writer.take()
+            self._readers.wait()
             self._reconnect(needed=self._lost)
             if pending := self._sidecar.pending():
                 self._settle(pending)
             self._refresh()
-            if self._collection.outgrown(self._sidecar.last_row()):
-                with self.released():
-                    pass
+            self._reconnect(needed=self._collection.outgrown(self._sidecar.last_row()))
             yield self._searcher
             # Last, so that a write that was interrupted before makes the next call load everything again.
             self._generation = self._sidecar.generation()

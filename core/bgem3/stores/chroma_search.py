@@ -32,14 +32,14 @@ _FILTERS = 8
 
 @dataclass(slots=True, eq=False)
 class ChromaSearcher:
-    """One state of a collection, its sidecar and its lexical index. Not thread-safe: the store holds a lock."""
+    """One state of a collection, its sidecar and its lexical index; its store says which threads may use it."""
 
     sidecar: Sidecar
     collection: ChromaCollection
     lexical: LexicalIndex
     codec: Codec
-    _filtered: dict[tuple[object, ...], IntArray] = field(default_factory=dict)
-    _filtered_at: int = -1
+    # By generation and filter; the copies of several threads share it.
+    kept: dict[tuple[object, ...], IntArray] = field(default_factory=dict)
 
     def follow(self, vocab_size: int) -> None:
         """Bring the lexical index to the rows that the sidecar has."""
@@ -55,15 +55,14 @@ class ChromaSearcher:
             return None
         sql, values = to_sql(parse_filter(where))
         generation = self.sidecar.generation()
-        if generation != self._filtered_at:
-            self._filtered, self._filtered_at = {}, generation
-        key = (sql, *values)  # the kind of an operand is in the SQL, which tells 1 from True
-        rows = self._filtered.pop(key, None)
+        key = (generation, sql, *values)  # the kind of an operand is in the SQL, which tells 1 from True
+        rows = self.kept.pop(key, None)
         if rows is None:
             rows = self.sidecar.matching_rows(sql, values)
-        self._filtered[key] = rows
-        if len(self._filtered) > _FILTERS:
-            del self._filtered[next(iter(self._filtered))]
+        self.kept[key] = rows
+        stale = [one for one in list(self.kept) if one[0] != generation]
+        for one in stale or list(self.kept)[:-_FILTERS]:
+            self.kept.pop(one, None)
         return rows
 
     def all_rows(self, allowed: IntArray | None) -> IntArray:

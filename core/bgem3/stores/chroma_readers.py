@@ -1,0 +1,66 @@
+"""Searches of several threads side by side, each over a connection of its own to the sidecar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from threading import Condition
+from typing import TypeVar
+
+from bgem3.index.sidecar import Sidecar
+from bgem3.stores.chroma_search import ChromaSearcher
+
+Result = TypeVar("Result")
+
+
+class Readers:
+    """The searches that run now, outside the store's lock.
+
+    They begin under that lock; who changes what they read holds it and calls `wait` first.
+
+    Args:
+        connect: Opens the sidecar once more.
+    """
+
+    def __init__(self, connect: Callable[[], Sidecar]) -> None:
+        self._connect = connect
+        self._free: list[Sidecar] = []
+        self._running = 0
+        self._ended = Condition()
+
+    def run(
+        self, reading: Callable[[], AbstractContextManager[ChromaSearcher]], read: Callable[[ChromaSearcher], Result]
+    ) -> Result:
+        """Read one state: taken while `reading` holds the store, read after it let go."""
+        with ExitStack() as stack:
+            with reading() as shared:
+                own = stack.enter_context(self._one(shared))
+            return read(own)
+
+    def wait(self) -> None:
+        """Wait until none runs; none begins while the store's lock is held."""
+        with self._ended:
+            self._ended.wait_for(lambda: not self._running)
+
+    def close(self) -> None:
+        """Wait, and close the connections."""
+        self.wait()
+        while self._free:
+            self._free.pop().close()
+
+    @contextmanager
+    def _one(self, shared: ChromaSearcher) -> Iterator[ChromaSearcher]:
+        shared.lexical.settle()
+        sidecar = self._free.pop() if self._free else self._connect()
+        with self._ended:
+            self._running += 1
+        try:
+            with sidecar.snapshot():
+                sidecar.generation()  # the first read decides which state it is
+                yield replace(shared, sidecar=sidecar)
+        finally:
+            self._free.append(sidecar)
+            with self._ended:
+                self._running -= 1
+                self._ended.notify_all()

@@ -1,0 +1,96 @@
+"""Searches of several threads at once, and a writer among them."""
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, Event
+
+import numpy as np
+import pytest
+
+from bgem3.stores.chroma import ChromaStore
+from bgem3.types import Chunk, SearchPlan
+from tests.support.vectors import SETTINGS, embed
+
+ODD = {"odd": True}
+
+
+class Meeting:
+    """A codec whose scores wait until several searches ask for them."""
+
+    def __init__(self, codec, wait):
+        self._codec, self._wait = codec, wait
+
+    def __getattr__(self, name):
+        return getattr(self._codec, name)
+
+    def scores(self, query, blobs):
+        self._wait()
+        return self._codec.scores(query, blobs)
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = ChromaStore(tmp_path / "db")
+    store.open(SETTINGS)
+    put(store, range(40))
+    yield store
+    store.close()
+
+
+def put(store, numbers):
+    chunks = [Chunk(f"id {i}", f"text of {i}", {"odd": bool(i % 2)}) for i in numbers]
+    store.upsert(chunks, embed([chunk.text for chunk in chunks]))
+
+
+def found(store, text, **options):
+    return [(hit.id, hit.score) for hit in store.search(embed([text]), SearchPlan(**options))]
+
+
+def test_three_searches_run_at_the_same_time(store):
+    alone = [found(store, f"text of {i}") for i in range(3)]
+    store._searcher.codec = Meeting(store._codec, Barrier(3, timeout=10).wait)
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(lambda i: found(store, f"text of {i}"), range(3)))
+    assert together == alone
+
+
+def test_a_writer_waits_for_a_search_and_the_next_search_for_the_writer(store):
+    begun, go_on = Event(), Event()
+
+    def stop():
+        begun.set()
+        assert go_on.wait(10)
+
+    codec, store._searcher.codec = store._codec, Meeting(store._codec, stop)
+    with ThreadPoolExecutor(2) as pool:
+        before = pool.submit(found, store, "text of 7", k=100, fetch_k=100)
+        assert begun.wait(10)
+        writing = pool.submit(store.delete, ["id 7"])
+        store._searcher.codec = codec
+        assert not writing.done()
+        go_on.set()
+        assert "id 7" in [id_ for id_, _ in before.result(10)]
+        assert writing.result(10) == 1
+    assert "id 7" not in [id_ for id_, _ in found(store, "text of 7", k=100, fetch_k=100)]
+
+
+def test_many_threads_search_with_filters_while_chunks_come_and_go(store):
+    def read(i):
+        odd = {int(id_[3:]) for id_, _ in found(store, f"text of {i % 40}", where=ODD, k=50, fetch_k=50)}
+        return set(range(1, 40, 2)) <= odd <= set(range(1, 60, 2))
+
+    with ThreadPoolExecutor(6) as pool:
+        reads = [pool.submit(read, i) for i in range(60)]
+        for i in range(40, 60):
+            put(store, [i])
+            store.delete([f"id {i}"] if i % 4 == 0 else [])
+        assert all(one.result(30) for one in reads)
+    assert store.count() == 55
+
+
+def test_an_error_of_one_search_leaves_the_others_and_the_connection(store):
+    with pytest.raises(ZeroDivisionError):
+        store._readers.run(store.reading, lambda _: 1 / 0)
+    connections = len(store._readers._free)
+    assert connections == 1
+    assert np.isfinite([score for _, score in found(store, "text of 3")]).all()
+    assert len(store._readers._free) == connections
