@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -229,6 +230,7 @@ def hybrid(size: int, runs: int, keep: Path | None = None) -> Iterator[dict[str,
             first = round(seconds(partial(search, store, plan, queries[0])), 3)
             yield {"what": name, **about, "first_s": first, **milliseconds(partial(search, store, plan), queries)}
         yield from by_stage(store, size, queries)
+        yield from from_threads(store, size, queries)
         if kept:
             yield {"what": "recall against float32", "size": size, **recall(store, queries[:20], kept, blocks)}
         about = {"resident_mb": resident_mb(), "before_search_mb": before}
@@ -331,6 +333,18 @@ def by_stage(store: ChromaStore, size: int, queries: Sequence[M3Embeddings]) -> 
             taken.setdefault(stage.name, []).append(1000 * stage.seconds)
     for name, values in taken.items():
         yield {"what": f"stage: {name}", "size": size, **spread(values)}
+
+
+def from_threads(store: ChromaStore, size: int, queries: Sequence[M3Embeddings]) -> Iterator[dict[str, Any]]:
+    """Searches a second, from one thread and from several."""
+    for name, plan in PLANS.items():
+        rates: dict[str, float] = {}
+        for threads in (1, 2, 4):
+            start = time.perf_counter()
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(partial(search, store, plan), queries))
+            rates[f"from_{threads}"] = round(len(queries) / (time.perf_counter() - start), 1)
+        yield {"what": f"searches a second: {name}", "size": size, **rates}
 
 
 PLANS = {

@@ -26,6 +26,11 @@ class EdgeClient:
     def info(self):
         return models.VersionInfo(title="qdrant-edge", version="1.20.0")
 
+    def optimize(self):
+        """Build the graphs, as a server does by itself in the background."""
+        for shard in self._shards.values():
+            shard.optimize()
+
     def collection_exists(self, name):
         return name in self._shards
 
@@ -104,7 +109,11 @@ class EdgeClient:
 def _vector_params(params: models.VectorParams) -> edge.EdgeVectorParams:
     multi = edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim) if params.multivector_config else None
     datatype = params.datatype and getattr(edge.VectorStorageDatatype, models.Datatype(params.datatype).value.title())
-    return edge.EdgeVectorParams(params.size, edge.Distance.Dot, multivector_config=multi, datatype=datatype)
+    # Without this the engine would build a graph over token vectors too, as a server would.
+    graph = edge.HnswIndexConfig(0, 0, 0) if params.hnsw_config and params.hnsw_config.m == 0 else None
+    return edge.EdgeVectorParams(
+        params.size, edge.Distance.Dot, multivector_config=multi, datatype=datatype, hnsw_config=graph
+    )
 
 
 def _vectors(vectors: dict[str, Any]) -> dict[str, Any]:
