@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+sys.path.insert(0, str(Path(__file__).parent))
 from search import BLOCKS, DIM, SETTINGS, TOKENS, hybrid_query, milliseconds, seconds, sparse_rows, unit
 
 from bgem3.embeddings import M3Embeddings, MultiVectors
@@ -91,6 +91,8 @@ def langchain_chroma(size: int, runs: int) -> Iterator[dict[str, Any]]:
 
 def qdrant(size: int, runs: int) -> Iterator[dict[str, Any]]:
     from bgem3.stores.qdrant import QdrantStore
+
+    sys.path.insert(0, str(Path(__file__).parents[1]))
     from tests.support.qdrant_edge import EdgeClient
 
     chunks, blocks, queries = data(size, runs)
