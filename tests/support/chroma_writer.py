@@ -42,6 +42,7 @@ def make_chunk(id_: str, version: int, metadata_version: int | None = None) -> C
 def main(folder: str) -> None:
     """Fork a writer for each line on stdin."""
     chroma_client._HNSW["sync_threshold"] = SAVED_EVERY
+    chroma_client._LEFT_UNSAVED = 2
     for line in sys.stdin:
         child = os.fork()
         if not child:
@@ -54,9 +55,7 @@ def main(folder: str) -> None:
 def write(folder: str, seed: int, state: dict[str, list[int]]) -> None:
     """Add, overwrite and delete chunks and replace metadata, for ever."""
     rng = random.Random(seed)
-    stores = {name: ChromaStore(folder, collection=name, codec="int8") for name in COLLECTIONS}
-    for store in stores.values():
-        store.open(SETTINGS)
+    stores = {name: opened(folder, name) for name in COLLECTIONS}
     known = {key: tuple(versions) for key, versions in state.items()}
     for version in count(1 + max((max(versions) for versions in known.values()), default=0)):
         name = rng.choice(COLLECTIONS)
@@ -73,6 +72,16 @@ def write(folder: str, seed: int, state: dict[str, list[int]]) -> None:
         change(stores[name], kind, [(id_, after[f"{name}/{id_}"]) for id_ in picked])
         tell(line)
         known = {key: versions for key, versions in (known | after).items() if versions}
+        if rng.random() < 0.2:
+            stores[name].close()  # which has Chroma save its graph
+            stores[name] = opened(folder, name)
+
+
+def opened(folder: str, name: str) -> ChromaStore:
+    """Return an open store."""
+    store = ChromaStore(folder, collection=name, codec="int8")
+    store.open(SETTINGS)
+    return store
 
 
 def change(store: ChromaStore, kind: str, after: list[tuple[str, Versions | None]]) -> None:
