@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -73,6 +74,7 @@ class ChromaCollection:
     ) -> None:
         self.name = name
         self._graph = graph
+        self._loading: Future[None] | None = None
         self._owns_client = client is None
         with self.errors(StoreError):
             self._client = client or _embedded_client(path)
@@ -96,6 +98,29 @@ class ChromaCollection:
                     else "another program. Fix: ChromaStore.adopt to add what it lacks, or another collection name"
                 )
             )
+
+    def load(self) -> None:
+        """Begin to load the graph, 3 s for a million chunks; what asks Chroma waits for that."""
+        pool = ThreadPoolExecutor(1, thread_name_prefix="bgem3-chroma")
+        self._loading = pool.submit(self._load)
+        pool.shutdown(wait=False)
+
+    def _load(self) -> None:
+        with self._graph.alone():
+            self._collection.count()
+
+    def loaded(self) -> None:
+        """Wait until the graph is loaded.
+
+        Raises:
+            StoreError: Chroma cannot load it.
+        """
+        with self.errors(StoreError):
+            pass
+
+    def has_chunks(self) -> bool:
+        """Whether there are any."""
+        return (self._graph.embedded and self._graph.has_chunks()) or self.count() > 0
 
     @property
     def owner(self) -> str | None:
@@ -246,13 +271,17 @@ class ChromaCollection:
 
     def close(self) -> None:
         """Close the client, if it was made here."""
+        if self._loading is not None:
+            wait([self._loading])
         if self._owns_client:
             cast(Any, self._client).close()
 
     @contextmanager
     def errors(self, kind: type[StoreError]) -> Iterator[None]:
-        """Turn whatever Chroma raises into one of our errors."""
+        """Wait until the graph is loaded; turn whatever Chroma raises, then or within, into one of our errors."""
         try:
+            if self._loading is not None:
+                self._loading.result()
             yield
         except BGEM3Error:
             raise
@@ -262,6 +291,7 @@ class ChromaCollection:
             ) from error
 
     def _change(self, n: int, change: Callable[[slice], object]) -> None:
+        self.loaded()
         for part in self._parts(n):
             with self._graph.changing():
                 change(part)

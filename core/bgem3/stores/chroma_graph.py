@@ -31,6 +31,10 @@ _LOGGED = (
     "SELECT embeddings_queue.id FROM embeddings_queue JOIN collections ON topic LIKE '%' || collections.id "
     "WHERE collections.name = ? AND operation IN (0, 2) AND vector IS NOT NULL"
 )
+_ANY = (
+    "SELECT EXISTS (SELECT 1 FROM embeddings JOIN segments ON segments.id = embeddings.segment_id "
+    "JOIN collections ON collections.id = segments.collection WHERE collections.name = ?)"
+)
 _UNSAVED = (
     "SELECT count(*) FROM embeddings_queue JOIN collections ON topic LIKE '%' || collections.id "
     "WHERE collections.name = ? AND seq_id > ?"
@@ -98,11 +102,11 @@ class Graph:
     def unsaved(self) -> int:
         """Return the number of records that are in Chroma's log and not in the files: an opening applies them again."""
         saved = json.loads(self._state())["saved"]
-        try:
-            with closing(self._database()) as database:
-                return int(database.execute(_UNSAVED, [self._name, saved[0] if saved else 0]).fetchone()[0])
-        except sqlite3.Error as error:
-            raise StoreError(f"{self._path}: Chroma's files cannot be read ({error})") from error
+        return self._ask(_UNSAVED, self._name, saved[0] if saved else 0)
+
+    def has_chunks(self) -> bool:
+        """Whether Chroma's database holds chunks of the collection; the graph is not loaded for that."""
+        return bool(self._ask(_ANY, self._name))
 
     def torn(self) -> bool:
         """Whether a killed process left files that disagree. Only true while nobody has the collection open."""
@@ -159,6 +163,13 @@ class Graph:
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"{self._path}: Chroma's files cannot be read ({error})") from error
         return json.dumps({"saved": saved, "files": files})
+
+    def _ask(self, sql: str, *values: object) -> int:
+        try:
+            with closing(self._database()) as database:
+                return int(database.execute(sql, values).fetchone()[0])
+        except sqlite3.Error as error:
+            raise StoreError(f"{self._path}: Chroma's files cannot be read ({error})") from error
 
     def _database(self) -> sqlite3.Connection:
         return _connect(self._path or Path())

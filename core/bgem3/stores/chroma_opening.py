@@ -97,7 +97,7 @@ class Opener:
             if self._graph.torn():
                 return self.mend()
             try:
-                collection = self.reopen()
+                collection = self.reopen(waits=True)
             except IndexMismatchError:
                 raise
             except StoreError as error:
@@ -128,18 +128,20 @@ class Opener:
         self._graph.settle()
         return collection
 
-    def reopen(self) -> ChromaCollection:
-        """Open it as it is."""
-        with self._graph.alone():
-            collection = ChromaCollection(
-                self._name, self._sidecar.uuid, self._graph, path=self._path, client=self._client, adopt=self._adopt
-            )
-            try:
-                empty = not collection.count()
-            except BaseException:
-                collection.close()
-                raise
-        if empty and self._sidecar.count():
+    def reopen(self, *, waits: bool = False) -> ChromaCollection:
+        """Open it as it is; its graph is loaded beside what comes next, unless this waits for it."""
+        collection = ChromaCollection(
+            self._name, self._sidecar.uuid, self._graph, path=self._path, client=self._client, adopt=self._adopt
+        )
+        collection.load()
+        try:
+            if waits:
+                collection.loaded()
+            there = collection.has_chunks()
+        except BaseException:
+            collection.close()
+            raise
+        if not there and self._sidecar.count():
             collection.close()
             raise IndexMismatchError(
                 f"collection {self._name!r} is empty, {self._sidecar.path} is not: Chroma's files are gone. "

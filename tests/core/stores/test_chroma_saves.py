@@ -1,10 +1,13 @@
 """How often Chroma saves its graph, and what closing leaves to the next opening."""
 
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 
 import pytest
+from filelock import FileLock
 
+from bgem3.errors import StoreError
 from bgem3.stores import chroma_client
 from bgem3.stores.chroma import ChromaStore
 from bgem3.stores.chroma_upkeep import Report, verify
@@ -91,4 +94,33 @@ def test_a_collection_that_grew_is_saved_less_often(folder, monkeypatch):
     store.close()
     again = opened(folder)
     assert verify(again) == Report(45)
+    again.close()
+
+
+def test_opening_does_not_wait_for_the_graph_and_a_search_does(folder):
+    store = opened(folder)
+    put(store, range(14))
+    store.close()
+    lock = FileLock(folder / "bgem3-bgem3.graph.lock")
+    with ThreadPoolExecutor(1) as pool:
+        with lock:  # as another process within a change
+            again = opened(folder)
+            assert (again.count(), len(again.find({"n": {"$gte": 7}}))) == (14, 7)
+            search = pool.submit(again.search, embed(["text of 3"]), SearchPlan(mode="dense"))
+            assert wait([search], timeout=0.2).not_done
+        assert search.result(10)[0].id == "id 3"
+    again.close()
+
+
+def test_a_graph_that_cannot_be_loaded_is_named_by_what_needs_it(folder):
+    store = opened(folder)
+    put(store, range(14))
+    store.close()
+    (files,) = folder.glob("*/header.bin")
+    files.write_bytes(b"")
+    again = opened(folder)
+    assert again.count() == 14
+    for _ in range(2):
+        with pytest.raises(StoreError, match="collection 'bgem3': Chroma refused"):
+            again.get(["id 3"])
     again.close()
