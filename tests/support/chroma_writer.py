@@ -14,6 +14,7 @@ import random
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -141,9 +142,13 @@ class Writers:
         os.kill(self._child, 9)
         while (line := self._process.stdout.readline()) != "dead\n":
             self._apply(line)
+        self._child = 0
 
     def close(self) -> None:
-        """End the process that forks."""
+        """End the process that forks, and a writer that a failed test left."""
+        if self._child:
+            with suppress(ProcessLookupError):
+                os.kill(self._child, 9)
         self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()
