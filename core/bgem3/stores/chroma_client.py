@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from warnings import catch_warnings, simplefilter
@@ -99,15 +99,21 @@ class ChromaCollection:
                 )
             )
 
-    def load(self) -> None:
-        """Begin to load the graph, 3 s for a million chunks; what asks Chroma waits for that."""
-        pool = ThreadPoolExecutor(1, thread_name_prefix="bgem3-chroma")
-        self._loading = pool.submit(self._load)
-        pool.shutdown(wait=False)
+    def load(self, alone: ExitStack) -> None:
+        """Begin to load the graph, 3 s for a million chunks; what asks Chroma waits for that.
 
-    def _load(self) -> None:
-        with self._graph.alone():
-            self._collection.count()
+        Args:
+            alone: Holds the graph's lock since before the collection was opened, and gives it back afterwards: what
+                Chroma read of the collection then must be true of the graph.
+        """
+
+        def work() -> None:
+            with alone:
+                self._collection.count()
+
+        pool = ThreadPoolExecutor(1, thread_name_prefix="bgem3-chroma")
+        self._loading = pool.submit(work)
+        pool.shutdown(wait=False)
 
     def loaded(self) -> None:
         """Wait until the graph is loaded.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Container
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -130,10 +131,12 @@ class Opener:
 
     def reopen(self, *, waits: bool = False) -> ChromaCollection:
         """Open it as it is; its graph is loaded beside what comes next, unless this waits for it."""
-        collection = ChromaCollection(
-            self._name, self._sidecar.uuid, self._graph, path=self._path, client=self._client, adopt=self._adopt
-        )
-        collection.load()
+        with ExitStack() as alone:
+            alone.enter_context(self._graph.alone())
+            collection = ChromaCollection(
+                self._name, self._sidecar.uuid, self._graph, path=self._path, client=self._client, adopt=self._adopt
+            )
+            collection.load(alone.pop_all())
         try:
             if waits:
                 collection.loaded()

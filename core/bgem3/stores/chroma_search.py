@@ -11,7 +11,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from bgem3.embeddings import M3Embeddings, MultiVectors
-from bgem3.errors import StoreCorruptError
+from bgem3.errors import StoreCorruptError, StoreError
 from bgem3.index.lexical import LexicalIndex
 from bgem3.index.multi_vector import Codec
 from bgem3.index.sidecar import Sidecar, StoredRow, hash_text
@@ -180,11 +180,15 @@ class ChromaSearcher:
 
 
 def retried(read: Callable[[], Result], changed_elsewhere: Callable[[], bool]) -> Result:
-    """Read one state; again where a process that writes right now may have removed a chunk meanwhile."""
+    """Read one state; again where a process that writes right now may have caused an error.
+
+    It may have removed a chunk meanwhile, or given a new collection its width and not its first chunk yet, of which
+    Chroma says "Nothing found on disk".
+    """
     for _ in range(_ATTEMPTS):
         try:
             return read()
-        except StoreCorruptError:
+        except StoreError:
             if not changed_elsewhere():
                 raise
             time.sleep(0.02)
