@@ -109,7 +109,8 @@ class ChromaCollection:
 
         def work() -> None:
             with alone:
-                self._collection.count()
+                # Any request makes Chroma load it; `count` would keep every other thread waiting meanwhile.
+                self._collection.get(ids=[_NOBODY], include=[])
 
         pool = ThreadPoolExecutor(1, thread_name_prefix="bgem3-chroma")
         self._loading = pool.submit(work)

@@ -102,8 +102,8 @@ def test_opening_does_not_wait_for_the_graph_and_a_search_does(folder, monkeypat
     store = opened(folder)
     put(store, range(14))
     store.close()
-    loads, count = Event(), chromadb.Collection.count
-    monkeypatch.setattr(chromadb.Collection, "count", lambda self: loads.wait(10) and count(self))
+    loads, get = Event(), chromadb.Collection.get
+    monkeypatch.setattr(chromadb.Collection, "get", lambda self, **asked: loads.wait(10) and get(self, **asked))
     again = opened(folder)
     assert (again.count(), len(again.find({"n": {"$gte": 7}}))) == (14, 7)
     with ThreadPoolExecutor(1) as pool:
