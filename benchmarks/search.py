@@ -376,7 +376,7 @@ def plot(results: Path) -> None:
     sizes.set_ylim(bottom=0)
     for axes in (times, sizes):
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.17))
     figure.savefig(results.with_suffix(".svg"), bbox_inches="tight", metadata={"Date": None})
 
 
@@ -389,6 +389,7 @@ DRAWN = (
     "dense only",
     "LangChain Chroma, dense top 100",
     "LlamaIndex managed index, its loop",
+    "Qdrant embedded, hybrid, union",
 )
 
 
