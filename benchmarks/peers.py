@@ -4,8 +4,8 @@ Usage: python benchmarks/peers.py [--sizes 1000 10000] [--runs 20] [--results FI
 
 LlamaIndex managed index: its query over every chunk, with FlagEmbedding's own scoring functions (source:
 llama-index-indices-managed-bge-m3 0.6, `BGEM3Index.query`). FlagEmbedding: the same functions over 200 candidates.
-LangChain: `langchain_chroma.Chroma`, top 100 by the dense vector. Qdrant: its embedded engine (qdrant-edge-py) behind `QdrantStore`, the
-same three-stage query, up to 1,000 chunks, each of which takes it about 3 MB on disk.
+LangChain: `langchain_chroma.Chroma`, top 100 by the dense vector. Qdrant: its embedded engine (qdrant-edge-py) behind
+`QdrantStore`, the same three-stage query, up to 1,000 chunks, each of which takes it about 3 MB on disk.
 """
 
 from __future__ import annotations
