@@ -7,6 +7,7 @@ its queries, keys and values, `(total_tokens, 3 * hidden_size)`, and its number 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from itertools import accumulate, groupby
 from typing import TypeAlias, cast
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 Attend: TypeAlias = Callable[[Tensor, int], Tensor]
 Plan: TypeAlias = Callable[[Sequence[int], torch.device], Attend]
+Kernel: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
 
 
 def by_length(lengths: Sequence[int], device: torch.device) -> Attend:
@@ -38,29 +40,66 @@ def by_length(lengths: Sequence[int], device: torch.device) -> Attend:
     return attend
 
 
-def variable_length(lengths: Sequence[int], device: torch.device) -> Attend:
-    """Attend to all sequences in one call of torch's kernel for GPUs, in half precision only."""
+class VariableLength:
+    """Attend to all sequences in one call of a kernel for GPUs, in half precision only.
+
+    Args:
+        kernel: Takes queries, keys and values, `(total_tokens, heads, size)` each, where the sequences start and the
+            last ends, `(n + 1,)` int32 on the device, and the longest length.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    def __call__(self, lengths: Sequence[int], device: torch.device) -> Attend:
+        """Return the attention of a batch."""
+        ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+        if device.type == "cuda":
+            ends = ends.pin_memory()
+        return self.over(ends.to(device, non_blocking=True), max(lengths))
+
+    def over(self, ends: Tensor, longest: int) -> Attend:
+        """Return the attention of sequences whose ends are on the device already."""
+
+        def attend(qkv: Tensor, heads: int) -> Tensor:
+            query, key, value = qkv.view(len(qkv), 3, heads, -1).unbind(1)
+            return self._kernel(query, key, value, ends, longest).flatten(1)
+
+        return attend
+
+
+def _varlen(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
-    longest = max(lengths)
+    return cast("Tensor", varlen_attn(query, key, value, ends, ends, longest, longest))
 
-    def attend(qkv: Tensor, heads: int) -> Tensor:
-        query, key, value = qkv.view(len(qkv), 3, heads, -1).unbind(1)
-        attended = varlen_attn(query, key, value, ends, ends, longest, longest)
-        return cast("Tensor", attended).flatten(1)
 
-    return attend
+def _aten(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int) -> Tensor:
+    """Call what `varlen_attn` calls, which has no public name."""
+    forward = torch.ops.aten._flash_attention_forward
+    return cast("Tensor", forward(query, key, value, ends, ends, longest, longest, 0.0, False, False)[0])
+
+
+def _flash(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int) -> Tensor:
+    flash_attn = import_module("flash_attn")
+    return cast("Tensor", flash_attn.flash_attn_varlen_func(query, key, value, ends, ends, longest, longest))
+
+
+variable_length = VariableLength(_varlen)
+KERNELS = (variable_length, VariableLength(_aten), VariableLength(_flash))
 
 
 def choose(device: torch.device, dtype: torch.dtype) -> Plan:
-    """Return `variable_length` where it runs and agrees with `by_length` on a sample, else `by_length`."""
+    """Return the first of `KERNELS` that runs and agrees with `by_length` on a sample, else `by_length`."""
     if device.type != "cuda" or dtype == torch.float32:
         return by_length
     heads, lengths = 2, (7, 5, 5, 1)
     sample = torch.randn(sum(lengths), 3 * heads * 64, generator=torch.Generator().manual_seed(0)).to(device, dtype)
-    try:
-        found = variable_length(lengths, device)(sample, heads)
-    except (ImportError, RuntimeError, TypeError):  # an older torch or GPU, or another signature
-        return by_length
-    return variable_length if torch.allclose(found, by_length(lengths, device)(sample, heads), atol=0.02) else by_length
+    expected = by_length(lengths, device)(sample, heads)
+    for plan in KERNELS:
+        try:
+            if torch.allclose(plan(lengths, device)(sample, heads), expected, atol=0.02):
+                return plan
+        except (ImportError, AttributeError, RuntimeError, TypeError):  # an older torch or GPU, or another signature
+            continue
+    return by_length

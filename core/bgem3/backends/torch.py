@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TypeAlias
 
 import numpy as np
@@ -14,15 +15,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bgem3.backends.attention import Attend, choose
+from bgem3.backends.attention import Attend, VariableLength, choose
 from bgem3.backends.base import HeadOutputs
+from bgem3.backends.graphs import Graphs
 from bgem3.backends.linear import Linear, LinearType
 from bgem3.backends.linear import choose as choose_linear
+from bgem3.backends.norm import Norm, NormType
+from bgem3.backends.norm import choose as choose_norm
 from bgem3.checkpoint import Checkpoint, Config
 from bgem3.errors import BackendError, CheckpointFileError, PrecisionWarning
-from bgem3.types import FloatArray, Head, IntArray
+from bgem3.types import HEADS, FloatArray, Head, IntArray
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Tokens of a batch: a processor's cache holds no more; a GPU's kernels should be longer than their launch.
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 32_768}
+# Batches in flight on a GPU, so that it computes one while another is brought, copied back and assembled.
+_STREAMS = 3
 
 
 class TorchBackend:
@@ -58,8 +66,8 @@ class TorchBackend:
             torch.set_num_threads(num_threads)
         self.precision = precision
         self.device = device or "cpu"
-        # not measured on a GPU: enough that its kernels are longer than their launch
-        self.batch_tokens = 2048 if self.device == "cpu" else 16_384
+        kind = self.device.split(":")[0]
+        self.batch_tokens = _BATCH_TOKENS.get(kind, 16_384)
         self.dim = checkpoint.config.hidden_size
         self.multi_dim = len(checkpoint.multi_vector_head.weight)
         self._pad = checkpoint.config.pad_token_id
@@ -77,6 +85,28 @@ class TorchBackend:
             )
         except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without CUDA
             raise BackendError(f"device: torch cannot use {self.device!r} ({error}). Fix: device='cpu'") from error
+        self._streams: SimpleQueue[torch.cuda.Stream] | None = None
+        self._graphs: Graphs | None = None
+        if kind == "cuda":
+            self._start_cuda()
+
+    def _start_cuda(self) -> None:
+        """Make a stream for each batch in flight, and graphs for single short texts."""
+        device = torch.device(self.device)
+        self._streams = SimpleQueue()
+        for _ in range(_STREAMS):
+            self._streams.put(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+        self.concurrency = _STREAMS
+        plan, model = self._model.plan, self._model
+        if isinstance(plan, VariableLength):
+
+            def forward(ids: Tensor, positions: Tensor, ends: Tensor, longest: int) -> dict[str, Tensor]:
+                hidden = model.run(ids, positions, plan.over(ends, longest))
+                every = torch.arange(len(hidden), device=device)
+                return self._apply(hidden, every[:1], every, HEADS)
+
+            self._graphs = Graphs(forward, device, self._pad)
+        torch.cuda.synchronize(device)  # the weights are there for every stream
 
     def forward(self, sequences: Sequence[IntArray], heads: Collection[Head]) -> HeadOutputs:
         """Encode token sequences; see `Backend.forward`.
@@ -118,37 +148,67 @@ class TorchBackend:
     @torch.inference_mode()
     def _forward(self, sequences: Sequence[IntArray], heads: Collection[Head]) -> HeadOutputs:
         lengths = [len(ids) for ids in sequences]
-        ids = self._to_device(np.concatenate(sequences))
-        positions = self._to_device(np.concatenate([_positions(one, self._pad) for one in sequences]))
-        hidden = self._model(ids, positions, lengths)
-        first = self._to_device(np.concatenate([[0], np.cumsum(lengths)[:-1]]))
+        ids = np.concatenate(sequences)
+        positions = _positions(ids, lengths, self._pad)
+        if self._graphs is not None and len(sequences) == 1:
+            recorded = self._graphs(ids, positions, frozenset(heads))
+            if recorded is not None:
+                return _outputs(recorded, skip=1)
+        with self._stream():
+            hidden = self._model(self._to_device(ids), self._to_device(positions), lengths)
+            first = np.cumsum([0, *lengths[:-1]])
+            rest = np.delete(np.arange(len(ids)), first)
+            found = self._apply(hidden, self._to_device(first), self._to_device(rest), heads)
+            # copies into pinned memory run beside each other; on the CPU nothing is copied
+            here = {head: values.to("cpu", non_blocking=True) for head, values in found.items()}
+            if hidden.is_cuda:
+                torch.cuda.current_stream().synchronize()
+        return _outputs(here)
+
+    def _apply(self, hidden: Tensor, first: Tensor, rest: Tensor, heads: Collection[Head]) -> dict[str, Tensor]:
+        """Compute the heads; `first` are the rows of sequences' first tokens, `rest` those that get token vectors."""
         found: dict[str, Tensor] = {}
         if "dense" in heads:
             found["dense"] = F.normalize(hidden[first].float(), dim=-1)
         if "sparse" in heads:
-            found["token_weights"] = self._sparse(hidden)[:, 0].relu().float()
+            found["sparse"] = self._sparse(hidden)[:, 0].relu().float()
         if "multi_vector" in heads:
-            rest = torch.ones(len(hidden), dtype=torch.bool, device=hidden.device)
-            rest[first] = False
-            found["token_vectors"] = F.normalize(self._multi_vector(hidden[rest]).float(), dim=-1)
-        # copies into pinned memory run beside each other; on the CPU nothing is copied
-        here = {name: values.to("cpu", non_blocking=True) for name, values in found.items()}
-        if hidden.is_cuda:
-            torch.cuda.current_stream().synchronize()
-        arrays: dict[str, FloatArray] = {name: values.numpy() for name, values in here.items()}
-        return HeadOutputs(arrays.get("dense"), arrays.get("token_weights"), arrays.get("token_vectors"))
+            found["multi_vector"] = F.normalize(self._multi_vector(hidden[rest]).float(), dim=-1)
+        return found
+
+    @contextmanager
+    def _stream(self) -> Iterator[None]:
+        """Use a stream that no other batch uses; nothing outside CUDA."""
+        if self._streams is None:
+            yield
+            return
+        stream = self._streams.get()
+        try:
+            with torch.cuda.stream(stream):
+                yield
+        finally:
+            self._streams.put(stream)
 
     def _to_device(self, values: IntArray) -> Tensor:
         tensor = torch.from_numpy(values)
         if self.device == "cpu":
             return tensor
-        return (tensor.pin_memory() if self.device.startswith("cuda") else tensor).to(self.device, non_blocking=True)
+        return (tensor.pin_memory() if self._streams is not None else tensor).to(self.device, non_blocking=True)
 
 
-def _positions(ids: IntArray, pad: int) -> IntArray:
-    """Count positions as XLM-R does: from `pad + 1` over tokens that are not the pad token."""
+def _outputs(found: dict[str, Tensor], skip: int = 0) -> HeadOutputs:
+    """Take heads on the host, without the first `skip` token vectors."""
+    arrays: dict[str, FloatArray] = {head: values.numpy() for head, values in found.items()}
+    vectors = arrays.get("multi_vector")
+    return HeadOutputs(arrays.get("dense"), arrays.get("sparse"), None if vectors is None else vectors[skip:])
+
+
+def _positions(ids: IntArray, lengths: Sequence[int], pad: int) -> IntArray:
+    """Count positions as XLM-R does: in each sequence from `pad + 1` over tokens that are not the pad token."""
     real = ids != pad
-    positions: IntArray = np.cumsum(real) * real + pad
+    counted = np.cumsum(real)
+    before = (counted - real)[np.cumsum([0, *lengths[:-1]])]
+    positions: IntArray = (counted - np.repeat(before, lengths)) * real + pad
     return positions
 
 
@@ -158,43 +218,43 @@ class _Model:
     def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
         self.config = checkpoint.config
         weights = _Weights(checkpoint, device, dtype)
-        self.embeddings = _Embeddings(weights, self.config)
         self.plan = choose(device, dtype)
-        self.linear = choose_linear(device, dtype)
-        self.layers = [_Layer(weights, i, self.config, self.linear) for i in range(self.config.num_hidden_layers)]
+        self.linear, norm = choose_linear(device, dtype), choose_norm(device, dtype)
+        self.embeddings = _Embeddings(weights, self.config, norm)
+        layers = range(self.config.num_hidden_layers)
+        self.layers = [_Layer(weights, i, self.config, self.linear, norm) for i in layers]
 
     def __call__(self, ids: Tensor, positions: Tensor, lengths: Sequence[int]) -> Tensor:
         """Return the last hidden states of packed sequences, `(total_tokens, hidden_size)`."""
-        hidden, attend = self.embeddings(ids, positions), self.plan(lengths, ids.device)
+        return self.run(ids, positions, self.plan(lengths, ids.device))
+
+    def run(self, ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """Return the same; `attend` knows the lengths."""
+        hidden = self.embeddings(ids, positions)
         for layer in self.layers:
             hidden = layer(hidden, attend)
         return hidden
 
 
 class _Embeddings:
-    def __init__(self, weights: _Weights, config: Config) -> None:
+    def __init__(self, weights: _Weights, config: Config, norm: NormType) -> None:
         size = config.hidden_size
         self.words = weights.take("embeddings.word_embeddings.weight", config.vocab_size, size)
         self.positions = weights.take("embeddings.position_embeddings.weight", config.max_position_embeddings, size)
         self.type = weights.take("embeddings.token_type_embeddings.weight", None, size)[0]
-        self.norm = _Norm(weights, "embeddings.LayerNorm", config)
+        self.norm = _norm(norm, weights, "embeddings.LayerNorm", config)
 
     def __call__(self, ids: Tensor, positions: Tensor) -> Tensor:
         return self.norm(self.words[ids] + self.type + self.positions[positions])
 
 
-class _Norm:
-    def __init__(self, weights: _Weights, name: str, config: Config) -> None:
-        self.weight = weights.take(f"{name}.weight", config.hidden_size)
-        self.bias = weights.take(f"{name}.bias", config.hidden_size)
-        self.epsilon = config.layer_norm_eps
-
-    def __call__(self, values: Tensor) -> Tensor:
-        return F.layer_norm(values, self.weight.shape, self.weight, self.bias, self.epsilon)
+def _norm(kind: NormType, weights: _Weights, name: str, config: Config) -> Norm:
+    weight, bias = (weights.take(f"{name}.{part}", config.hidden_size) for part in ("weight", "bias"))
+    return kind(weight, bias, config.layer_norm_eps)
 
 
 class _Layer:
-    def __init__(self, weights: _Weights, number: int, config: Config, linear: LinearType) -> None:
+    def __init__(self, weights: _Weights, number: int, config: Config, linear: LinearType, norm: NormType) -> None:
         name, size, inner = f"encoder.layer.{number}", config.hidden_size, config.intermediate_size
         self.heads = config.num_attention_heads
 
@@ -207,14 +267,14 @@ class _Layer:
 
         self.qkv = make([f"attention.self.{part}" for part in ("query", "key", "value")], size, size)
         self.attended = make(["attention.output.dense"], size, size)
-        self.attention_norm = _Norm(weights, f"{name}.attention.output.LayerNorm", config)
+        self.attention_norm = _norm(norm, weights, f"{name}.attention.output.LayerNorm", config)
         self.up = make(["intermediate.dense"], inner, size)
         self.down = make(["output.dense"], size, inner)
-        self.norm = _Norm(weights, f"{name}.output.LayerNorm", config)
+        self.norm = _norm(norm, weights, f"{name}.output.LayerNorm", config)
 
     def __call__(self, hidden: Tensor, attend: Attend) -> Tensor:
-        hidden = self.attention_norm(self.attended.plus(attend(self.qkv(hidden), self.heads), hidden))
-        return self.norm(self.down.plus(self.up.gelu(hidden), hidden))
+        hidden = self.attention_norm.after(self.attended, attend(self.qkv(hidden), self.heads), hidden)
+        return self.norm.after(self.down, self.up.gelu(hidden), hidden)
 
 
 class _Weights:
