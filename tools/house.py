@@ -40,7 +40,10 @@ LAZY = {
 # Modules that exist to wrap one of them, and that nothing imports at load time.
 MAY_LOAD = {
     "core/bgem3/backends/attention.py",
+    "core/bgem3/backends/graphs.py",
     "core/bgem3/backends/linear.py",
+    "core/bgem3/backends/norm.py",
+    "core/bgem3/backends/norm_kernel.py",
     "core/bgem3/backends/torch.py",
     "core/bgem3/backends/flag.py",
     "core/bgem3/chroma_function.py",

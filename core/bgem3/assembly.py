@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -44,6 +45,29 @@ class TokenSequences:
         starts = np.cumsum([0, *(member.n_texts for member in members)])
         owners = [member.owners + start for member, start in zip(members, starts, strict=False)]
         return cls([ids for member in members for ids in member.ids], np.concatenate(owners), int(starts[-1]))
+
+
+def token_runs(
+    texts: Iterable[str], prepare: Callable[[list[str], int], TokenSequences], tokens: int, count: int
+) -> Iterator[TokenSequences]:
+    """Tokenise texts, `count` at a time, into runs of at least `tokens` tokens.
+
+    Args:
+        texts: Read as they are needed.
+        prepare: Tokenises texts, the first of which stands at a position.
+        tokens: Of a run; the last may have fewer.
+        count: Texts given to `prepare`.
+    """
+    source, first = iter(texts), 0
+    members: list[TokenSequences] = []
+    while group := list(islice(source, count)):
+        members.append(prepare(group, first))
+        first += len(group)
+        if sum(len(ids) for member in members for ids in member.ids) >= tokens:
+            yield TokenSequences.join(members)
+            members = []
+    if members:
+        yield TokenSequences.join(members)
 
 
 class Assembly:

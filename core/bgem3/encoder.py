@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from threading import Semaphore
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from tqdm.auto import tqdm
 
-from bgem3.assembly import Assembly, TokenSequences, merge_tokens
+from bgem3.assembly import Assembly, TokenSequences, merge_tokens, token_runs
 from bgem3.backends.base import Backend, HeadOutputs, Model
 from bgem3.backends.choice import DEFAULT_MODEL, is_remote, load_backend
 from bgem3.backends.processor import processor_name
@@ -28,8 +27,10 @@ from bgem3.lengths import Lengths, Overflow, fit
 from bgem3.tokenizer import M3Tokenizer, cut
 from bgem3.types import HEADS, Head, IntArray, Token
 
-# Texts tokenised in one go while the model runs.
-_TOKENISE_TEXTS = 64
+# Texts tokenised in one go while the model runs; for a GPU, where the tokenizer is the slower of the two, more.
+_TOKENISE_TEXTS, _TOKENISE_MANY = 64, 512
+# On a GPU, batches whose texts are sorted by length together, while the next are tokenised.
+_PART_BATCHES = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -169,7 +170,7 @@ class M3Encoder:
         """
         chosen = _check_heads(heads)
         return self._cached(
-            texts, chosen, max_length, lambda some: self._run(self._prepare(some, max_length), chosen, show_progress)
+            texts, chosen, max_length, lambda some: self._encode_all(some, chosen, max_length, show_progress)
         )
 
     # This model encodes both sides alike; the names are for readers of the calling code.
@@ -206,7 +207,7 @@ class M3Encoder:
         if tokens < 1:
             raise InvalidInputError(f"tokens: got {tokens}, expected at least 1")
         parts = self._parts(_check_stream(texts), max_length, tokens)
-        return (self._run(sequences, chosen) for sequences in ahead(parts))
+        return (self._run(sequences, chosen) for sequences in parts)
 
     async def aencode(
         self, texts: Sequence[str], *, heads: Collection[Head] = HEADS, max_length: int | None = None
@@ -297,18 +298,22 @@ class M3Encoder:
             self._prepare(texts, max_length)  # names the text's place among all
             raise
 
-    def _parts(self, texts: Iterable[str], max_length: int | None, tokens: int) -> Iterator[TokenSequences]:
-        """Tokenise a stream of texts into runs of at least `tokens` tokens."""
-        source, first = iter(texts), 0
-        members: list[TokenSequences] = []
-        while group := list(islice(source, _TOKENISE_TEXTS)):
-            members.append(self._prepare(group, max_length, first))
-            first += len(group)
-            if sum(len(ids) for member in members for ids in member.ids) >= tokens:
-                yield TokenSequences.join(members)
-                members = []
-        if members:
-            yield TokenSequences.join(members)
+    def _encode_all(
+        self, texts: Sequence[str], heads: tuple[Head, ...], max_length: int | None, show_progress: bool
+    ) -> M3Embeddings:
+        """Encode in one run, or on a GPU, which the tokenizer must not keep waiting, in several side by side."""
+        with tqdm(total=0, unit="tok", desc="Encoding", disable=not show_progress) as bar:
+            # token vectors are too large to be joined afterwards
+            fast = self.device.startswith("cuda") and "multi_vector" not in heads
+            if not fast or len(_check_texts(texts)) <= _TOKENISE_MANY:
+                return self._run(self._prepare(texts, max_length), heads, bar)
+            parts = self._parts(texts, max_length, _PART_BATCHES * self._backend.batch_tokens, _TOKENISE_MANY)
+            return M3Embeddings.concatenate([*in_flight(lambda part: self._run(part, heads, bar), parts, 2)])
+
+    def _parts(
+        self, texts: Iterable[str], max_length: int | None, tokens: int, count: int = _TOKENISE_TEXTS
+    ) -> Iterator[TokenSequences]:
+        return ahead(token_runs(texts, lambda group, first: self._prepare(group, max_length, first), tokens, count))
 
     def _prepare(self, texts: Sequence[str], max_length: int | None, first: int = 0) -> TokenSequences:
         lengths = self.lengths.shortened(max_length)
@@ -323,21 +328,23 @@ class M3Encoder:
                 )
         return TokenSequences.of_parts([[one] for one in ids])
 
-    def _run(self, sequences: TokenSequences, heads: tuple[Head, ...], show_progress: bool = False) -> M3Embeddings:
+    def _run(self, sequences: TokenSequences, heads: tuple[Head, ...], bar: tqdm | None = None) -> M3Embeddings:
         lengths, backend = sequences.lengths, self._backend
         assembly = Assembly(sequences, heads, self.dim, self.multi_dim)
 
-        def forward(members: IntArray) -> tuple[IntArray, HeadOutputs]:
+        def forward(members: IntArray) -> int:
             with self._gate:
                 outputs = backend.forward([sequences.ids[i] for i in members], heads)
             _check_finite(outputs, self.precision)
-            return members, outputs
+            assembly.put(members, outputs)  # batches write to places of their own
+            return int(lengths[members].sum())
 
         batches = token_batches(lengths, backend.batch_tokens)
-        with tqdm(total=int(lengths.sum()), unit="tok", desc="Encoding", disable=not show_progress) as bar:
-            for members, outputs in in_flight(forward, batches, min(backend.concurrency, max(1, len(batches)))):
-                assembly.put(members, outputs)
-                bar.update(int(lengths[members].sum()))
+        if bar is not None:
+            bar.total += int(lengths.sum())
+        for tokens in in_flight(forward, batches, min(backend.concurrency, max(1, len(batches)))):
+            if bar is not None:
+                bar.update(tokens)
         return assembly.finish(self.tokenizer.special_ids, self.vocab_size)
 
     def _encode_merged(self, requests: Sequence[_Request]) -> list[M3Embeddings | Exception]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Semaphore
 
 import numpy as np
 import pytest
@@ -85,6 +86,22 @@ def test_a_stream_gives_the_same_in_parts(encoder):
     np.testing.assert_allclose(joined.dense, whole.dense, atol=1e-5)
     np.testing.assert_allclose(joined.multi_vector.vectors, whole.multi_vector.vectors, atol=1e-5)
     np.testing.assert_allclose((joined.sparse - whole.sparse).toarray(), 0, atol=1e-5)
+
+
+def test_runs_side_by_side_give_the_same_in_order(encoder, monkeypatch):
+    """What `encode` does for a GPU, which the tokenizer must not keep waiting, has no need of one."""
+    texts = [f"{TEXTS[i % len(TEXTS)]} {i}" for i in range(1200)]
+    heads = ("dense", "sparse")
+    expected = encoder.encode(texts, heads=heads)
+    monkeypatch.setattr(encoder, "device", "cuda")
+    monkeypatch.setattr(encoder._backend, "batch_tokens", 500)
+    monkeypatch.setattr(encoder._backend, "concurrency", 3)
+    monkeypatch.setattr(encoder, "_gate", Semaphore(3))
+    got = encoder.encode(texts, heads=heads)
+    np.testing.assert_allclose(got.dense, expected.dense, atol=1e-5)
+    np.testing.assert_allclose(got.sparse.toarray(), expected.sparse.toarray(), atol=1e-5)
+    with pytest.raises(InvalidTextError, match=r"texts\[1100\]"):
+        encoder.encode([*texts[:1100], 3], heads=heads)
 
 
 def test_a_stream_reads_only_what_it_needs(encoder):

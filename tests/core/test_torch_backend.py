@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from bgem3.backends.torch import TorchBackend
+from bgem3.backends.torch import TorchBackend, _positions
 from bgem3.checkpoint import load_checkpoint
 from bgem3.errors import BackendError, PrecisionWarning
 from bgem3.types import HEADS
@@ -84,3 +84,9 @@ def test_what_float16_can_hold_stays(checkpoint):
     loaded = load_checkpoint(checkpoint)
     got = TorchBackend(loaded, precision="float16").forward(SEQUENCES, HEADS)
     assert_same(got, TorchBackend(loaded).forward(SEQUENCES, HEADS), 0.02)
+
+
+def test_positions_count_what_is_no_padding_in_each_sequence():
+    sequences = [np.array([0, 7, 1, 8, 2]), np.array([1, 1, 9]), np.array([0, 2])]
+    got = _positions(np.concatenate(sequences), [5, 3, 2], 1)
+    assert got.tolist() == [2, 3, 1, 4, 5, 1, 1, 2, 2, 3]
