@@ -2,6 +2,7 @@
 
 Usage: python benchmarks/encode.py [--layers 6] [--texts 48] [--runs 3] [--systems NAME ...] [--long] [--work FOLDER]
            [--median 80] [--longest 512]; a mix of long documents: --median 1500 --longest 4096
+       python benchmarks/encode.py --device cuda [--layers 24] [--texts 8000] ...: on a GPU, see benchmarks/encode_gpu.py
 
 A checkpoint of the real size (1,024 wide, 250,002 tokens, 24 layers or `--layers`) with seeded random weights is made in
 `--work` and given to all; the texts have log-normal lengths. Each system runs in a process of its own, whose peak
@@ -40,13 +41,17 @@ HIDDEN, INNER, HEADS, VOCABULARY, POSITIONS, SEED = 1024, 4096, 16, 250_002, 819
 QUERY_TOKENS, QUERIES = 12, 20
 Result = dict[str, Any]
 Encode = Callable[[Sequence[str]], Result]
+Normal = Callable[[int, int], np.ndarray]
 
 
 # ------------------------------------------------------------------------------------------------ checkpoint and texts
 
 
-def make_checkpoint(folder: Path, layers: int) -> Path:
-    """Write a checkpoint of the real size with seeded random weights, in the layout of BAAI/bge-m3."""
+def make_checkpoint(folder: Path, layers: int, normal: Normal | None = None) -> Path:
+    """Write a checkpoint of the real size with seeded random weights, in the layout of BAAI/bge-m3.
+
+    `normal` makes a table of random numbers where numpy is too slow.
+    """
     import torch
     from safetensors.numpy import save_file
 
@@ -63,15 +68,16 @@ def make_checkpoint(folder: Path, layers: int) -> Path:
     for name, rows in (("sparse_linear", 1), ("colbert_linear", HIDDEN)):
         weight = torch.from_numpy(random.standard_normal((rows, HIDDEN), np.float32) * HIDDEN**-0.5)
         torch.save({"weight": weight, "bias": torch.zeros(rows)}, folder / f"{name}.pt")
-    save_file(_weights(random, layers), folder / "model.safetensors", {"format": "pt"})
+    normal = normal or (lambda rows, columns: random.standard_normal((rows, columns), np.float32))
+    save_file(_weights(normal, layers), folder / "model.safetensors", {"format": "pt"})
     return folder
 
 
-def _weights(random: np.random.Generator, layers: int) -> dict[str, np.ndarray]:
+def _weights(normal: Normal, layers: int) -> dict[str, np.ndarray]:
     weights: dict[str, np.ndarray] = {}
 
     def table(name: str, rows: int, columns: int, scale: float) -> None:
-        weights[f"{name}.weight"] = random.standard_normal((rows, columns), np.float32) * np.float32(scale)
+        weights[f"{name}.weight"] = normal(rows, columns) * np.float32(scale)
 
     def linear(name: str, rows: int, columns: int) -> None:
         table(name, rows, columns, columns**-0.5)
@@ -336,6 +342,11 @@ def child(name: str, options: argparse.Namespace, out: Path, *, load: bool = Fal
 
 
 def main() -> None:
+    if "--device" in sys.argv:
+        import encode_gpu
+
+        encode_gpu.main()
+        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--texts", type=int, default=48)
