@@ -51,6 +51,8 @@ QUERIES, COMPARED, SLOW_TEXTS = 50, 256, 1500
 BATCHES = (32, 64, 256, 1024)
 REFERENCE = "bgem3 torch float32, all to the host"
 FLAG = ("FlagEmbedding float16, all heads", "FlagEmbedding float16, dense and sparse")
+# A folder that has FlagEmbedding, where it is not installed; nothing else sees it.
+FLAG_PATH = os.environ.get("BGEM3_BENCH_FLAG_PATH")
 RESIDENT = "token vectors left on the GPU"
 Seen = dict[str, Any]
 
@@ -92,6 +94,8 @@ def measure(
     for _ in range(3):
         encode([query])
     singles = sorted(timed(encode, [query]) for _ in range(QUERIES))
+    said = f"{name}: {', '.join(f'{len(texts) / one:,.0f}' for one in seconds)} texts/s"
+    print(said, file=sys.stderr, flush=True)
     out = scratch / f"{name.replace(' ', '-').replace(',', '')}.npz"
     keep(out, encode(texts[:COMPARED]))
     return {
@@ -119,7 +123,8 @@ def keep(path: Path, result: Result) -> None:
 
 def run_ours(folder: Path, texts: list[str], options: argparse.Namespace, scratch: Path) -> list[Seen]:
     seen = []
-    for precision in ("float32", "bfloat16", "float16"):
+    on_gpu = options.device != "cpu"
+    for precision in ("float32", "bfloat16", *(("float16",) if on_gpu else ())):
         start = time.perf_counter()
         encoder = M3Encoder.from_pretrained(
             folder, backend="torch", precision=precision, max_length=options.longest, device=options.device
@@ -152,7 +157,7 @@ def run_ours(folder: Path, texts: list[str], options: argparse.Namespace, scratc
             encoder.encode(given[:1500], heads=("dense", "sparse"))
             seen.append(measure(f"{name}, {RESIDENT}", two, given, options, runs=runs, scratch=scratch))
         del encoder, every, dense, two
-        if options.device != "cpu":
+        if on_gpu:
             torch.cuda.empty_cache()
     return seen
 
@@ -261,6 +266,8 @@ FAMILIES: dict[str, Callable[[Path, list[str], argparse.Namespace, Path], list[S
 def child(family: str, options: argparse.Namespace, scratch: Path) -> dict[str, Any] | str:
     command = [sys.executable, __file__, *sys.argv[1:], "--child", family, "--scratch", str(scratch)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
+    if family == "flag" and FLAG_PATH:
+        environment["PYTHONPATH"] = f"{FLAG_PATH}{os.pathsep}{environment.get('PYTHONPATH', '')}"
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, timeout=options.timeout)
     except subprocess.TimeoutExpired:
@@ -336,6 +343,7 @@ def table(seen: dict[str, Seen], lengths: np.ndarray, peak: float, layers: int) 
 def header(options: argparse.Namespace, texts: list[str], lengths: np.ndarray) -> None:
     gpu = torch.cuda.get_device_name() if options.device != "cpu" else "no GPU"
     print(time.strftime("%Y-%m-%d %H:%M"), "python benchmarks/encode.py", *sys.argv[1:], end="\n\n")
+    sys.path += [FLAG_PATH] if FLAG_PATH else []
     packages = ("FlagEmbedding", "sentence-transformers", "transformers", "torch", "triton", "tokenizers", "numpy")
     print(f"{gpu}; {os.cpu_count()} cores, {processor_name()}; Python {platform.python_version()}, ", end="")
     print(", ".join(f"{name} {version_of(name)}" for name in packages), end=".\n")

@@ -48,7 +48,11 @@ class TokenSequences:
 
 
 def token_runs(
-    texts: Iterable[str], prepare: Callable[[list[str], int], TokenSequences], tokens: int, count: int
+    texts: Iterable[str],
+    prepare: Callable[[list[str], int], TokenSequences],
+    tokens: int,
+    count: int,
+    start: int | None = None,
 ) -> Iterator[TokenSequences]:
     """Tokenise texts, `count` at a time, into runs of at least `tokens` tokens.
 
@@ -57,15 +61,16 @@ def token_runs(
         prepare: Tokenises texts, the first of which stands at a position.
         tokens: Of a run; the last may have fewer.
         count: Texts given to `prepare`.
+        start: Tokens of the first run; each next one has twice as many, up to `tokens`. None: all alike.
     """
-    source, first = iter(texts), 0
+    source, first, enough = iter(texts), 0, tokens if start is None else start
     members: list[TokenSequences] = []
     while group := list(islice(source, count)):
         members.append(prepare(group, first))
         first += len(group)
-        if sum(len(ids) for member in members for ids in member.ids) >= tokens:
+        if sum(len(ids) for member in members for ids in member.ids) >= enough:
             yield TokenSequences.join(members)
-            members = []
+            members, enough = [], min(tokens, 2 * enough)
     if members:
         yield TokenSequences.join(members)
 

@@ -28,7 +28,7 @@ from bgem3.tokenizer import M3Tokenizer, cut
 from bgem3.types import HEADS, Head, IntArray, Token
 
 # Texts tokenised in one go while the model runs; for a GPU, where the tokenizer is the slower of the two, more.
-_TOKENISE_TEXTS, _TOKENISE_MANY = 64, 512
+_TOKENISE_TEXTS, _TOKENISE_MANY = 64, 256
 # On a GPU, batches whose texts are sorted by length together, while the next are tokenised.
 _PART_BATCHES = 4
 
@@ -206,8 +206,8 @@ class M3Encoder:
         chosen = _check_heads(heads)
         if tokens < 1:
             raise InvalidInputError(f"tokens: got {tokens}, expected at least 1")
-        parts = self._parts(_check_stream(texts), max_length, tokens)
-        return (self._run(sequences, chosen) for sequences in parts)
+        parts = token_runs(_check_stream(texts), partial(self._prepare, max_length), tokens, _TOKENISE_TEXTS)
+        return (self._run(sequences, chosen) for sequences in ahead(parts))
 
     async def aencode(
         self, texts: Sequence[str], *, heads: Collection[Head] = HEADS, max_length: int | None = None
@@ -220,7 +220,7 @@ class M3Encoder:
         chosen = _check_heads(heads)
 
         def submit(some: Sequence[str]) -> Future[M3Embeddings]:
-            return self._merger.submit(_Request(partial(self._prepare, some, max_length), chosen))
+            return self._merger.submit(_Request(partial(self._prepare, max_length, some), chosen))
 
         if self._cache is None:
             return await asyncio.wrap_future(submit(texts))
@@ -295,7 +295,7 @@ class M3Encoder:
         try:
             return self._cache.complete(texts, heads, identity, (self.vocab_size, self.multi_dim), encode)
         except InvalidInputError:
-            self._prepare(texts, max_length)  # names the text's place among all
+            self._prepare(max_length, texts)  # names the text's place among all
             raise
 
     def _encode_all(
@@ -306,16 +306,12 @@ class M3Encoder:
             # token vectors are too large to be joined afterwards
             fast = self.device.startswith("cuda") and "multi_vector" not in heads
             if not fast or len(_check_texts(texts)) <= _TOKENISE_MANY:
-                return self._run(self._prepare(texts, max_length), heads, bar)
-            parts = self._parts(texts, max_length, _PART_BATCHES * self._backend.batch_tokens, _TOKENISE_MANY)
+                return self._run(self._prepare(max_length, texts), heads, bar)
+            batch, prepare = self._backend.batch_tokens, partial(self._prepare, max_length)
+            parts = ahead(token_runs(texts, prepare, _PART_BATCHES * batch, _TOKENISE_MANY, batch))
             return M3Embeddings.concatenate([*in_flight(lambda part: self._run(part, heads, bar), parts, 2)])
 
-    def _parts(
-        self, texts: Iterable[str], max_length: int | None, tokens: int, count: int = _TOKENISE_TEXTS
-    ) -> Iterator[TokenSequences]:
-        return ahead(token_runs(texts, lambda group, first: self._prepare(group, max_length, first), tokens, count))
-
-    def _prepare(self, texts: Sequence[str], max_length: int | None, first: int = 0) -> TokenSequences:
+    def _prepare(self, max_length: int | None, texts: Sequence[str], first: int = 0) -> TokenSequences:
         lengths = self.lengths.shortened(max_length)
         return TokenSequences.of_parts(fit(self.tokenizer.encode(_check_texts(texts), first), lengths, first=first))
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Lock
 from typing import TypeAlias
 
 import numpy as np
@@ -73,6 +74,7 @@ class TorchBackend:
         self._pad = checkpoint.config.pad_token_id
         self._checkpoint = checkpoint
         self._wider: TorchBackend | None = None
+        self._widening = Lock()
         dtype = _DTYPES[precision]
         try:
             self._model = _Model(checkpoint, torch.device(self.device), dtype)
@@ -141,8 +143,9 @@ class TorchBackend:
             PrecisionWarning,
             stacklevel=2,
         )
-        if self._wider is None:
-            self._wider = TorchBackend(self._checkpoint, precision="float32", device=self.device)
+        with self._widening:
+            if self._wider is None:
+                self._wider = TorchBackend(self._checkpoint, precision="float32", device=self.device)
         return self._wider.forward(sequences, heads)
 
     @torch.inference_mode()
