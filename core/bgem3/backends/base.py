@@ -21,11 +21,13 @@ class HeadOutputs:
         token_weights: `(total_tokens,)` float32 >= 0, one per input id, sequences joined.
         token_vectors: `(total_tokens - n, multi_dim)` float32, rows of norm 1, the first
             token of each sequence left out.
+        finite: Whether every number is one; None: it was not looked at.
     """
 
     dense: FloatArray | None
     token_weights: FloatArray | None
     token_vectors: FloatArray | None
+    finite: bool | None = None
 
     @classmethod
     def join(cls, parts: Sequence[HeadOutputs]) -> HeadOutputs:
@@ -36,6 +38,8 @@ class HeadOutputs:
 
     def is_finite(self) -> bool:
         """Tell whether every number is one."""
+        if self.finite is not None:
+            return self.finite
         arrays = (self.dense, self.token_weights, self.token_vectors)
         return all(bool(np.isfinite(array).all()) for array in arrays if array is not None)
 

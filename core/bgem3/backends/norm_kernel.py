@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 from torch import Tensor
 
 
-def _add_norm(
-    values: Any, residual: Any, weight: Any, bias: Any, epsilon: Any, size: tl.constexpr, block: tl.constexpr
-) -> None:
+# Triton reads the signature: an annotation that is not its own is an error to it.
+def _add_norm(values, residual, weight, bias, epsilon, size: tl.constexpr, block: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Normalise one row of `values + residual`, in place."""
     columns = tl.arange(0, block)
     inside = columns < size

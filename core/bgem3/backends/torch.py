@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -164,9 +165,11 @@ class TorchBackend:
             found = self._apply(hidden, self._to_device(first), self._to_device(rest), heads)
             # copies into pinned memory run beside each other; on the CPU nothing is copied
             here = {head: values.to("cpu", non_blocking=True) for head, values in found.items()}
-            if hidden.is_cuda:
-                torch.cuda.current_stream().synchronize()
-        return _outputs(here)
+            if not hidden.is_cuda:
+                return _outputs(here)
+            # where the numbers are it takes a twentieth of the time
+            finite = torch.stack([values.isfinite().all() for values in found.values()]).all().item()
+        return replace(_outputs(here), finite=bool(finite))
 
     def _apply(self, hidden: Tensor, first: Tensor, rest: Tensor, heads: Collection[Head]) -> dict[str, Tensor]:
         """Compute the heads; `first` are the rows of sequences' first tokens, `rest` those that get token vectors."""
