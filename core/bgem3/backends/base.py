@@ -34,7 +34,8 @@ class HeadOutputs:
         """Put the sequences of several batches with the same heads one after another."""
         columns = zip(*((part.dense, part.token_weights, part.token_vectors) for part in parts), strict=True)
         joined = [[array for array in column if array is not None] for column in columns]
-        return cls(*(np.concatenate(arrays) if arrays else None for arrays in joined))
+        dense, weights, vectors = (np.concatenate(arrays) if arrays else None for arrays in joined)
+        return cls(dense, weights, vectors)
 
     def is_finite(self) -> bool:
         """Tell whether every number is one."""
