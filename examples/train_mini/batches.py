@@ -4,7 +4,8 @@
 * crossing: a sentence, and a made-up passage with its translation among others; half of the
   sentences come in groups of one topic, so that passages on it in the asker's language are negatives;
 * fragments: some words of a sentence, and a made-up passage with it, in one language;
-* questions: a question and its passage, in one language.
+* questions: a question and its passage, in one language, or the question with most words in another;
+* words: tokens that translate each other.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ DEFINITIONS = "en"
 _EVENNESS = 0.6
 _THIRD_LANGUAGE = 0.35
 _TOPIC_GROUP = 8
+# Tokens that make a sentence of a text, and how many of them a made-up passage has besides the one asked for.
+_SENTENCE, _OTHERS = 5, (1, 9)
+# Of the questions that change their words, and of a question's words that change.
+_SWITCHED, _SWITCHED_WORDS = 0.5, 0.7
 
 
 @dataclass(frozen=True)
@@ -68,9 +73,23 @@ class Material:
     words: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
 
     @cached_property
+    def partners(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where the translations of each token begin, `(vocab + 1,)`, and those tokens."""
+        both = np.concatenate([self.words, self.words[:, ::-1]])
+        both = both[np.argsort(both[:, 0], kind="stable")]
+        return np.searchsorted(both[:, 0], np.arange(int(self.texts.flat.max()) + 2)), both[:, 1]
+
+    @cached_property
     def by_language(self) -> dict[str, np.ndarray]:
         """Language -> places of its translations."""
         return {str(name): np.flatnonzero(self.languages == name) for name in np.unique(self.languages)}
+
+    @cached_property
+    def prose(self) -> dict[str, np.ndarray]:
+        """Language -> places of its translations that are sentences rather than words."""
+        lengths = np.diff(self.texts.offsets)
+        long = np.minimum(lengths[self.english], lengths[self.other]) >= _SENTENCE
+        return {name: places[long[places]] for name, places in self.by_language.items()}
 
     @cached_property
     def by_english(self) -> tuple[np.ndarray, np.ndarray]:
@@ -94,11 +113,12 @@ class Draw:
         material: What is drawn from.
         seed: Of every choice.
         passage_tokens: Longest passage.
+        switching: Whether questions change words for their translations.
     """
 
-    def __init__(self, material: Material, seed: list[int], *, passage_tokens: int) -> None:
+    def __init__(self, material: Material, seed: list[int], *, passage_tokens: int, switching: bool = False) -> None:
         self.material, self.random = material, np.random.default_rng(seed)
-        self.longest = passage_tokens
+        self.longest, self.switching = passage_tokens, switching
 
     def batch(self, kind: str, size: int) -> Batch:
         """Draw ``size`` pairs of one kind."""
@@ -107,15 +127,16 @@ class Draw:
             "crossing": self._crossing,
             "questions": self._questions,
             "fragments": self._fragments,
+            "words": self._words,
         }
         return Batch(kind, *draw[kind](size))
 
     def _text(self, row: int, longest: int = SENTENCE_TOKENS) -> np.ndarray:
         return self.material.texts[row][:longest]
 
-    def _places(self, size: int) -> np.ndarray:
-        """Places of translations, their languages drawn first."""
-        groups = self.material.by_language
+    def _places(self, size: int, groups: dict[str, np.ndarray] | None = None) -> np.ndarray:
+        """Places of translations, of some of them where groups are given; their languages are drawn first."""
+        groups = groups or self.material.by_language
         share = np.array([len(group) for group in groups.values()]) ** _EVENNESS
         counts = self.random.multinomial(size, share / share.sum())
         drawn = [self.random.choice(rows, count) for rows, count in zip(groups.values(), counts, strict=True)]
@@ -137,14 +158,14 @@ class Draw:
         return left, [self._text(self.material.other[place]) for place in places], self.material.english[places]
 
     def _passage(self, place: int, side: np.ndarray) -> np.ndarray:
-        """A translation's text on one side among one to six others of the same two languages."""
-        pool = self.material.by_language[str(self.material.languages[place])]
-        places = np.append(self.random.choice(pool, self.random.integers(1, 7)), place)
+        """A translation's text on one side among some others of the same two languages."""
+        pool = self.material.prose[str(self.material.languages[place])]
+        places = np.append(self.random.choice(pool, self.random.integers(*_OTHERS)), place)
         self.random.shuffle(places)
         return np.concatenate([self._text(side[other]) for other in places])[: self.longest]
 
     def _crossing(self, size: int) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
-        places, left, right = np.concatenate([self._topical(size // 2), self._places(size - size // 2)]), [], []
+        places, left, right = np.concatenate([self._topical(size // 2), self._places(size - size // 2, self.material.prose)]), [], []
         for place in places:
             english, other = self.material.english, self.material.other
             asked, side = (
@@ -166,7 +187,7 @@ class Draw:
         return np.concatenate([self.random.choice(groups[one], _TOPIC_GROUP, replace=False) for one in chosen])[:size]
 
     def _fragments(self, size: int) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
-        places, left, right = self._places(size), [], []
+        places, left, right = self._places(size, self.material.prose), [], []
         for place in places:
             side = self.material.english if self.random.random() < 0.15 else self.material.other
             left.append(self._fragment(self._text(side[place])))
@@ -187,8 +208,24 @@ class Draw:
         asked, answers = groups[str(self.random.choice(list(groups), p=share / share.sum()))]
         starts = self.random.integers(0, len(asked) - 8, -(-size // 8))
         rows = (starts[:, None] + np.arange(8)).ravel()[:size]
-        left = [self._text(row, QUERY_TOKENS) for row in asked[rows]]
+        left = [self._switched(self._text(row, QUERY_TOKENS)) for row in asked[rows]]
         return left, [self._stretch(self.material.texts[row]) for row in answers[rows]], answers[rows]
+
+    def _switched(self, text: np.ndarray) -> np.ndarray:
+        """At times a text with most words in other languages, through English into any; else the text."""
+        if not self.switching or self.random.random() > _SWITCHED:
+            return text
+        start, partners = self.material.partners
+        for _ in range(self.random.integers(1, 3)):
+            count = start[text + 1] - start[text]
+            chosen = (count > 0) & (self.random.random(len(text)) < _SWITCHED_WORDS)
+            drawn = (self.random.random(len(text)) * count).astype(np.int64) + start[text]
+            text = np.where(chosen, partners[np.where(chosen, drawn, 0)], text)
+        return text
+
+    def _words(self, size: int) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+        pairs = self.material.words[self.random.integers(len(self.material.words), size=size)]
+        return [*pairs[:, :1]], [*pairs[:, 1:]], pairs[:, 0]
 
     def _stretch(self, passage: np.ndarray) -> np.ndarray:
         """Half of the time a passage's beginning, else some other part of it."""

@@ -20,7 +20,7 @@ def contrast(scores: Tensor, meaning: Tensor, temperature: float = TEMPERATURE) 
     """
     same = (meaning[:, None] == meaning[None, :]).fill_diagonal_(False)
     logits = (scores / temperature).masked_fill(same, _NEVER)
-    return F.cross_entropy(logits, torch.arange(len(scores)))
+    return F.cross_entropy(logits, torch.arange(len(scores), device=scores.device))
 
 
 def dense_contrast(left: Tensor, right: Tensor, meaning: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def dense_contrast(left: Tensor, right: Tensor, meaning: Tensor) -> Tensor:
     """
     same = meaning[:, None] == meaning[None, :]
     others = same.clone().fill_diagonal_(False)
-    goal = torch.arange(len(left))
+    goal = torch.arange(len(left), device=left.device)
 
     def one_way(a: Tensor, b: Tensor) -> Tensor:
         across = (a @ b.T / TEMPERATURE).masked_fill(others, _NEVER)

@@ -11,19 +11,21 @@ from torch import nn
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
 _START, _END = 0, 2
+# Attention logits of this size squared change next to nothing.
+_FAINT = 0.02
 
 
 class Student(nn.Module):
     """The model that is written: a transformer and the two heads beside its first token's state."""
 
-    def __init__(self, vocab: int, width: int, layers: int, positions: int) -> None:
+    def __init__(self, vocab: int, width: int, layers: int, inner: int, positions: int) -> None:
         super().__init__()
         self.config = XLMRobertaConfig(
             vocab_size=vocab,
             hidden_size=width,
             num_hidden_layers=layers,
             num_attention_heads=width // HEAD,
-            intermediate_size=2 * width,
+            intermediate_size=inner,
             max_position_embeddings=positions + 2,
             type_vocab_size=1,
             layer_norm_eps=1e-5,
@@ -39,7 +41,7 @@ class Student(nn.Module):
 def start_from_bag(student: Student, bag: Bag, rarity: np.ndarray, seed: int) -> None:
     """Make the transformer compute what the bag computes, and lexical weights from how rare tokens are.
 
-    Every sublayer begins by adding nothing, but for the attention. In the last layer `<s>`, marked by a dimension of its
+    Every sublayer begins by adding nothing, but for the attention of the first and the last layer. In the last `<s>`, marked by a dimension of its
     own, attends to tokens by the bag's weights and takes their mean, while every other token attends to its own occurrences (`saturation.py`).
     """
     width, layers = student.config.hidden_size, student.body.encoder.layer
@@ -65,6 +67,16 @@ def start_from_bag(student: Student, bag: Bag, rarity: np.ndarray, seed: int) ->
     nn.init.eye_(student.colbert_linear.weight)[-RESERVED:] = 0
     nn.init.zeros_(student.colbert_linear.bias)
     start_saturation(student.body, student.sparse_linear, rarity, seed)
+    for layer in layers:
+        _wake(layer.attention.self, torch.Generator().manual_seed(seed))
+
+
+def _wake(attention: nn.Module, random: torch.Generator) -> None:
+    """Let training use what is zero: a query and a key that are both nothing would stay so."""
+    query, key = attention.query, attention.key
+    idle = (query.weight == 0).all(1) & (key.weight == 0).all(1) & (query.bias == 0)
+    for part in (query, key):
+        part.weight[idle] = _FAINT * torch.randn(int(idle.sum()), part.in_features, generator=random)
 
 
 def _start_embeddings(student: Student, bag: Bag) -> None:

@@ -9,6 +9,7 @@ off goes on from its last saved step. Needs `pip install "bgem3[torch,convert]" 
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,13 +25,15 @@ from student import Student, start_from_bag
 from teacher import Teacher, cache_vectors, topics
 from tokenizer import VOCAB_SIZE, convert, train_vocabulary
 from tokenizers import Tokenizer
+from transformer import train_transformer
 
-WIDTH, LAYERS, POSITIONS = 192, 2, 512
+WIDTH, LAYERS, INNER, POSITIONS = 192, 4, 640, 512
 # The bag has no use for what serves the sparse head; the rest of it has a meaning of its own, and one dimension less for
 # the zero mean.
 BAG_WIDTH = WIDTH - RESERVED
 CONTENT = BAG_WIDTH - OWN - 1
 TEACHER_SENTENCES, TOPICS = 60_000, 2_000
+TRANSFORMER_STEPS = 10_000
 
 
 def tokenize(tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray]:
@@ -102,6 +105,9 @@ def main() -> None:
     for name in ("data", "lexicon", "teacher", "work", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=3400)
+    parser.add_argument("--transformer-steps", type=int, default=TRANSFORMER_STEPS, help="0: the bag alone")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2), help="processes that draw batches")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -117,8 +123,20 @@ def main() -> None:
     teacher = Teacher(*known, meanings=len(corpus.english), student=bag.encode(material.texts, known[0]))
     train_bag(bag, material, teacher, options.work / "bag.pt", steps=options.steps, seed=options.seed)
     polish(bag, material, options.seed)
-    student = Student(VOCAB_SIZE, WIDTH, LAYERS, POSITIONS)
+    student = Student(VOCAB_SIZE, WIDTH, LAYERS, INNER, POSITIONS)
     start_from_bag(student, bag, rare, options.seed)
+    if options.transformer_steps:
+        train_transformer(
+            student,
+            material,
+            teacher,
+            np.exp(-rare),
+            options.work / "transformer.pt",
+            steps=options.transformer_steps,
+            seed=options.seed,
+            device=options.device,
+            workers=options.workers,
+        )
     export(student.eval(), tokenizer_file.parent, options.out)
 
 
