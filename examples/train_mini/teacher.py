@@ -18,19 +18,19 @@ _SPACES = 2
 
 
 def choose(corpus: Corpus, count: int, seed: int) -> np.ndarray:
-    """Rows of the English sentences worth a vector, words apart: those with most translations first."""
+    """Rows of the English texts worth a vector: sentences before words, those with most translations first."""
     uses = Counter(row for row, _, _ in corpus.pairs)
-    sentences = [row for row, text in enumerate(corpus.english) if text.count(" ") >= _SPACES]
-    order = np.random.default_rng(seed).permutation(sentences)
-    return np.array(sorted(order, key=lambda row: -uses[int(row)])[:count])
+    order = np.random.default_rng(seed).permutation(len(corpus.english))
+    worth = [(corpus.english[row].count(" ") < _SPACES, -uses[int(row)]) for row in order]
+    return order[sorted(range(len(order)), key=worth.__getitem__)[:count]]
 
 
 class SentenceEncoder:
     """all-MiniLM-L6-v2: mean of the token states, normalised, 384 dimensions."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: str) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32).to(device).eval()
 
     @torch.inference_mode()
     def encode(self, texts: list[str]) -> np.ndarray:
@@ -43,18 +43,18 @@ class SentenceEncoder:
             size = max(1, BATCH_TOKENS // len(ids[order[min(start + 256, len(order) - 1)]]))
             rows = order[start : start + size]
             start += size
-            batch = self.tokenizer.pad({"input_ids": [ids[i] for i in rows]}, return_tensors="pt")
+            batch = self.tokenizer.pad({"input_ids": [ids[i] for i in rows]}, return_tensors="pt").to(self.model.device)
             hidden = self.model(**batch).last_hidden_state.float()
             mask = batch["attention_mask"].unsqueeze(-1).float()
             mean = (hidden * mask).sum(1) / mask.sum(1)
-            out[rows] = torch.nn.functional.normalize(mean, dim=-1).numpy()
+            out[rows] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
         return out
 
 
 def cache_vectors(
-    corpus: Corpus, teacher_folder: Path, folder: Path, count: int, seed: int
+    corpus: Corpus, teacher_folder: Path, folder: Path, count: int, seed: int, device: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and vectors of ``count`` English sentences; finished chunks are kept on disk."""
+    """Rows and vectors of ``count`` English texts; finished chunks are kept on disk."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = choose(corpus, count, seed)
     encoder: SentenceEncoder | None = None
@@ -62,7 +62,7 @@ def cache_vectors(
     for start in tqdm(range(0, len(rows), CHUNK), desc="teacher", unit="chunk"):
         file = folder / f"{start:07d}.npy"
         if not file.exists():
-            encoder = encoder or SentenceEncoder(teacher_folder)
+            encoder = encoder or SentenceEncoder(teacher_folder, device)
             part = encoder.encode([corpus.english[i] for i in rows[start : start + CHUNK]])
             np.save(file.with_suffix(".tmp.npy"), part)
             file.with_suffix(".tmp.npy").replace(file)

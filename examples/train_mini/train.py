@@ -32,8 +32,9 @@ WIDTH, LAYERS, INNER, POSITIONS = 192, 4, 640, 512
 # the zero mean.
 BAG_WIDTH = WIDTH - RESERVED
 CONTENT = BAG_WIDTH - OWN - 1
-TEACHER_SENTENCES, TOPICS = 60_000, 2_000
-TRANSFORMER_STEPS = 10_000
+# On a processor two minutes' worth; the transformer is the better for all that there are.
+TEACHER_TEXTS, ALL_TEXTS, TOPICS = 60_000, 500_000, 3_000
+TRANSFORMER_STEPS = 3_800
 
 
 def tokenize(tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray]:
@@ -107,7 +108,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3400)
     parser.add_argument("--transformer-steps", type=int, default=TRANSFORMER_STEPS, help="0: the bag alone")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2), help="processes that draw batches")
+    parser.add_argument(
+        "--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2), help="processes that draw batches"
+    )
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -116,7 +119,8 @@ def main() -> None:
     tokenizer_file = options.work / "tokenizer" / "tokenizer.json"
     if not tokenizer_file.exists():
         convert(train_vocabulary(corpus, options.work / "spm", options.seed), corpus, tokenizer_file.parent, POSITIONS)
-    known = cache_vectors(corpus, options.teacher, options.work / "teacher", TEACHER_SENTENCES, options.seed)
+    count = TEACHER_TEXTS if options.device == "cpu" else ALL_TEXTS
+    known = cache_vectors(corpus, options.teacher, options.work / "teacher", count, options.seed, options.device)
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     material = make_material(corpus, tokenizer, known, options.seed)
     bag, material, rare = aligned(material, tokenizer, options.work / "aligned.npz", options.seed)

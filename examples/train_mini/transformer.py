@@ -9,8 +9,6 @@ which passage is right except where there are questions.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,9 +32,10 @@ PAIRS = {"translations": 512, "crossing": 512, "questions": 256, "fragments": 38
 PASSAGE_TOKENS = {"questions": 300}
 _PASSAGE_TOKENS, _POSITIONS = 160, 510
 _START, _PAD, _END = 0, 1, 2
+_SHOWN = 64
 _RATE, _TABLE_RATE, _WARM = 5e-4, 2e-3, 0.05
-# Rows of a batch that are padded to one length.
-_ROWS = 512
+# Rows of a batch that are padded to one length, at least, and their tokens.
+_ROWS, _TOKENS = 512, 160_000
 # Weights of the losses; the sum of all scores, as a hybrid search takes it by default, is told apart too.
 _LEXICAL, _LEXICAL_CONTRAST, _SUM, _NEAR = 4.0, 0.1, 0.5, 3.0
 _SPARSE_SHARE, _SUM_TEMPERATURE, _LEXICAL_TEMPERATURE = 0.3, 0.04, 0.1
@@ -44,23 +43,15 @@ _SPARSE_SHARE, _SUM_TEMPERATURE, _LEXICAL_TEMPERATURE = 0.3, 0.04, 0.1
 _SENTENCES, _RAREST, _SCALE = 8.0, 8.0, 0.85
 
 
-@dataclass(frozen=True)
-class Side:
-    """Token ids with their specials, `(n, longest)`, padded."""
-
-    ids: Tensor
-
-    @classmethod
-    def of(cls, rows: list[np.ndarray], longest: int = _POSITIONS) -> Side:
-        """Pad rows without specials, to a multiple of eight."""
-        rows = [row[:longest] for row in rows]
-        lengths = np.array([len(row) for row in rows])
-        ids = np.full((len(rows), -(-(int(lengths.max()) + 2) // 8) * 8), _PAD, np.int32)
-        ids[:, 0] = _START
-        places = np.arange(ids.shape[1])
-        ids[(places >= 1) & (places <= lengths[:, None])] = np.concatenate(rows)
-        ids[np.arange(len(rows)), lengths + 1] = _END
-        return cls(torch.from_numpy(ids))
+def padded(rows: list[np.ndarray]) -> Tensor:
+    """Return rows of token ids between `<s>` and `</s>`, `(n, longest)` int32, padded to a multiple of eight."""
+    rows = [row[:_POSITIONS] for row in rows]
+    lengths = np.array([len(row) for row in rows])
+    ids = np.full((len(rows), -(-(int(lengths.max()) + 2) // 8) * 8), _PAD, np.int32)
+    places = np.arange(ids.shape[1])
+    ids[(places >= 1) & (places <= lengths[:, None])] = np.concatenate(rows)
+    ids[:, 0], ids[np.arange(len(rows)), lengths + 1] = _START, _END
+    return torch.from_numpy(ids)
 
 
 class Batches(Dataset):
@@ -77,12 +68,14 @@ class Batches(Dataset):
         batch = draw.batch(kind, SIZES[kind])
         if kind == "translations":  # less padding
             batch = _sorted(batch)
-        return kind, Side.of(batch.left).ids, Side.of(batch.right).ids, batch.meaning
+        return kind, padded(batch.left), padded(batch.right), batch.meaning
 
 
 def _sorted(batch: Batch) -> Batch:
     """Return a batch by rising length."""
-    order = np.argsort([len(one) + len(other) for one, other in zip(batch.left, batch.right, strict=True)], kind="stable")
+    order = np.argsort(
+        [len(one) + len(other) for one, other in zip(batch.left, batch.right, strict=True)], kind="stable"
+    )
     left, right = ([side[i] for i in order] for side in (batch.left, batch.right))
     return Batch(batch.kind, left, right, batch.meaning[order])
 
@@ -101,7 +94,7 @@ class Encoded:
 def encode(student: Student, ids: Tensor, *, shifted: bool = True) -> Encoded:
     """Encode padded ids; half of the texts begin at a random position, so that all positions are learnt."""
     ids = ids.long()
-    parts = [_encode(student, part, shifted) for part in ids.split(_ROWS)]
+    parts = [_encode(student, part, shifted) for part in ids.split(max(_ROWS, _TOKENS // ids.shape[1]))]
     longest = ids.shape[1]
     dense, weights, vectors = zip(*parts, strict=True)
     return Encoded(
@@ -122,7 +115,9 @@ def _encode(student: Student, ids: Tensor, shifted: bool) -> tuple[Tensor, Tenso
         start = torch.randint(0, max(1, _POSITIONS + 2 - longest), (len(ids), 1), device=ids.device)
         positions = positions + start * (torch.rand(len(ids), 1, device=ids.device) < 0.5)
     with torch.autocast(ids.device.type, torch.bfloat16, enabled=ids.is_cuda):
-        hidden = student.body(input_ids=ids, attention_mask=mask, position_ids=positions * mask + ~mask).last_hidden_state
+        hidden = student.body(
+            input_ids=ids, attention_mask=mask, position_ids=positions * mask + ~mask
+        ).last_hidden_state
         weights, vectors = student.sparse_linear(hidden)[..., 0], student.colbert_linear(hidden[:, 1:])
     dense, vectors = (F.normalize(part.float(), dim=-1) for part in (hidden[:, 0], vectors))
     return dense, weights.float().relu(), vectors
@@ -155,7 +150,9 @@ def lexical_rows(text: Encoded, vocab: int) -> Tensor:
     return rows.scatter_reduce(1, text.ids, weights, "amax")
 
 
-def losses(student: Student, kind: str, sides: tuple[Encoded, Encoded], meaning: Tensor, goal: LexicalGoal) -> dict[str, Tensor]:
+def losses(
+    student: Student, kind: str, sides: tuple[Encoded, Encoded], meaning: Tensor, goal: LexicalGoal
+) -> dict[str, Tensor]:
     """Return each part of the loss of a batch but the teacher's."""
     left, right = sides
     found = {"dense": dense_contrast(left.dense, right.dense, meaning)}
@@ -213,8 +210,7 @@ def train_transformer(
     steps: int,
     seed: int,
     device: str,
-    workers: int = 0,
-    seconds: float = math.inf,
+    workers: int,
 ) -> None:
     """Train in place, from the last saved state if there is one.
 
@@ -228,13 +224,12 @@ def train_transformer(
         seed: Of every choice.
         device: A torch device name.
         workers: Processes that draw batches.
-        seconds: The learning rate falls by the clock when this is less than the steps take.
     """
     student.to(device).train()
     torch.backends.cuda.matmul.allow_tf32 = True
     goal = LexicalGoal(torch.from_numpy(common).float().to(device))
     optimizer = torch.optim.AdamW(parameter_groups(student), lr=_RATE, betas=(0.9, 0.98), fused=device != "cpu")
-    progress = Progress("transformer", file, steps, save_every=steps, student=student, optimizer=optimizer)
+    progress = Progress("transformer", file, steps, save_every=500, student=student, optimizer=optimizer)
     loader = DataLoader(
         Batches(material, seed),
         batch_size=None,
@@ -243,11 +238,9 @@ def train_transformer(
         prefetch_factor=6 if workers else None,
         pin_memory=device != "cpu",
     )
-    began = time.monotonic()
-    for step, (kind, *ids, meaning) in zip(_timed(progress, began, seconds), loader, strict=False):
-        done = max(step / steps, (time.monotonic() - began) / seconds)
+    for step, (kind, *ids, meaning) in zip(progress, loader, strict=True):
         for group in optimizer.param_groups:
-            group["lr"] = group["rate"] * rate(min(done, 1.0))
+            group["lr"] = group["rate"] * rate(step / steps)
         sides = tuple(encode(student, side.to(device, non_blocking=True)) for side in ids)
         on_device = torch.as_tensor(meaning).to(device)
         found = losses(student, kind, sides, on_device, goal)
@@ -255,18 +248,13 @@ def train_transformer(
             places, vectors = teacher.of(np.asarray(meaning))
             if len(places):
                 wanted = torch.as_tensor(vectors, device=device).float()
-                found["teacher"] = torch.stack([3 * (1 - (side.dense[places] * wanted).sum(-1).mean()) for side in sides]).sum()
+                found["teacher"] = torch.stack(
+                    [3 * (1 - (side.dense[places] * wanted).sum(-1).mean()) for side in sides]
+                ).sum()
         torch.stack([*found.values()]).sum().backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 5.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if step % 8 >= 0 and step % 64 < 8:
+        if step % _SHOWN < len(ROUND):  # reading a loss waits for the device
             progress.show(kind, found)
     student.to("cpu")
-
-
-def _timed(progress: Progress, began: float, seconds: float) -> Iterator[int]:
-    for step in progress:
-        if time.monotonic() - began > seconds:
-            return
-        yield step
