@@ -109,6 +109,9 @@ def main() -> None:
     parser.add_argument("--transformer-steps", type=int, default=TRANSFORMER_STEPS, help="0: the bag alone")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
+        "--batch-share", type=float, default=1.0, help="of the transformer's batches, if memory is short"
+    )
+    parser.add_argument(
         "--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2), help="processes that draw batches"
     )
     parser.add_argument("--seed", type=int, default=1)
@@ -140,6 +143,7 @@ def main() -> None:
             seed=options.seed,
             device=options.device,
             workers=options.workers,
+            share=options.batch_share,
         )
     export(student.eval(), tokenizer_file.parent, options.out)
 

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 ROUND = ("translations", "crossing", "questions", "words", "translations", "crossing", "questions", "fragments")
 SIZES = {"translations": 4096, "crossing": 2048, "questions": 768, "fragments": 1024, "words": 8192}
-# MaxSim of every query with every passage is dear: it takes pairs from the middle of a batch.
+# Both are multiplied by the share that fits the device. MaxSim of every query with every passage is dear: it takes pairs from the middle of a batch.
 PAIRS = {"translations": 512, "crossing": 512, "questions": 256, "fragments": 384}
 PASSAGE_TOKENS = {"questions": 300}
 _PASSAGE_TOKENS, _POSITIONS = 160, 510
@@ -57,15 +57,15 @@ def padded(rows: list[np.ndarray]) -> Tensor:
 class Batches(Dataset):
     """Batches by step, made in worker processes."""
 
-    def __init__(self, material: Material, seed: int) -> None:
-        self.material, self.seed = material, seed
+    def __init__(self, material: Material, seed: int, share: float) -> None:
+        self.material, self.seed, self.share = material, seed, share
 
     def __getitem__(self, step: int) -> tuple[str, Tensor, Tensor, np.ndarray]:
         """Return kind, ids of both sides, and meanings."""
         kind = ROUND[step % len(ROUND)]
         longest = PASSAGE_TOKENS.get(kind, _PASSAGE_TOKENS)
         draw = Draw(self.material, [self.seed, step], passage_tokens=longest, switching=True)
-        batch = draw.batch(kind, SIZES[kind])
+        batch = draw.batch(kind, int(self.share * SIZES[kind]))
         if kind == "translations":  # less padding
             batch = _sorted(batch)
         return kind, padded(batch.left), padded(batch.right), batch.meaning
@@ -165,8 +165,9 @@ def losses(
         wanted, counts = goal(side.ids)
         lexical.append((side.weights - wanted).abs()[counts].mean() / wanted[counts].mean())
     found["lexical"] = _LEXICAL * torch.stack(lexical).mean()
-    first = (len(meaning) - PAIRS[kind]) // 2
-    some = slice(first, first + PAIRS[kind])
+    count = len(meaning) * PAIRS[kind] // SIZES[kind]
+    first = (len(meaning) - count) // 2
+    some = slice(first, first + count)
     late = max_sim(left.vectors[some], left.real[some].float(), right.vectors[some], right.real[some])
     found["multi-vector"] = contrast(late, meaning[some], MAX_SIM_TEMPERATURE)
     part = [
@@ -211,6 +212,7 @@ def train_transformer(
     seed: int,
     device: str,
     workers: int,
+    share: float,
 ) -> None:
     """Train in place, from the last saved state if there is one.
 
@@ -224,6 +226,7 @@ def train_transformer(
         seed: Of every choice.
         device: A torch device name.
         workers: Processes that draw batches.
+        share: Of the batches' full sizes.
     """
     student.to(device).train()
     torch.backends.cuda.matmul.allow_tf32 = True
@@ -231,7 +234,7 @@ def train_transformer(
     optimizer = torch.optim.AdamW(parameter_groups(student), lr=_RATE, betas=(0.9, 0.98), fused=device != "cpu")
     progress = Progress("transformer", file, steps, save_every=500, student=student, optimizer=optimizer)
     loader = DataLoader(
-        Batches(material, seed),
+        Batches(material, seed, share),
         batch_size=None,
         sampler=range(progress.start, steps),
         num_workers=workers,
