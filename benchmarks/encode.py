@@ -24,12 +24,14 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
 import numpy as np
+from encode_peers import PEERS
 
 from bgem3 import M3Embeddings, M3Encoder
 from bgem3.backends.processor import flags, has_bfloat16, processor_name
@@ -201,6 +203,7 @@ SYSTEMS: dict[str, Callable[[Path, int], Encode]] = {
     "FlagEmbedding float32": flag_embedding,
     "sentence-transformers float32, dense": sentence_transformers,
     "onnxruntime quantize_dynamic, dense": plain_onnxruntime,
+    **PEERS,
     **{f"bgem3 {b} {p}": partial(ours, backend=b, precision=p) for b, p in OURS},
 }
 REFERENCE = "bgem3 torch float32"
@@ -271,7 +274,7 @@ def save(path: Path, result: Result) -> None:
     arrays = {"dense": np.asarray(result["dense"], np.float32)}
     if "sparse" in result:
         sparse = result["sparse"]
-        vectors = MultiVectors.from_list(result["vectors"])
+        vectors = MultiVectors.from_list([np.asarray(text, np.float32) for text in result["vectors"]])
         arrays |= {"tokens": np.concatenate([np.array([*row], np.int64) for row in sparse])}
         arrays |= {"weights": np.concatenate([np.array([*row.values()], np.float32) for row in sparse])}
         arrays |= {"rows": np.cumsum([len(row) for row in sparse])}
@@ -370,7 +373,8 @@ def main() -> None:
 
 
 def header(options: argparse.Namespace) -> None:
-    packages = ("FlagEmbedding", "sentence-transformers", "torch", "onnxruntime", "openvino", "numpy")
+    packages = ["FlagEmbedding", "sentence-transformers", "torch", "onnxruntime", "openvino", "numpy"]
+    packages += [name for name in ("bge-m3-lite", "m3serve") if find_spec(name.replace("-", "_"))]
     print(time.strftime("%Y-%m-%d %H:%M"), "python benchmarks/encode.py", *sys.argv[1:], end="\n\n")
     print(f"{os.cpu_count()} cores, {processor_name()}, load average {os.getloadavg()[0]:.1f} at the start; ", end="")
     print(f"Python {platform.python_version()}, {', '.join(f'{name} {version(name)}' for name in packages)}; ", end="")

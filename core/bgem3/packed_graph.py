@@ -151,7 +151,8 @@ class _Graph:
         inner = self.linear(states, up, self.weights[f"{up}.weight"], ranges.middle if ranges else None)
         inner = self.add("BiasGelu", inner, self.weight(f"{up}.bias"), domain=_MICROSOFT)
         down = f"{name}.output"
-        inner = self.linear(inner, down, self.weights[f"{down}.dense.weight"], ranges.inner if ranges else None)
+        weight = self.weights[f"{down}.dense.weight"]
+        inner = self.linear(inner, down, weight, ranges.inner if ranges else None, lopsided=True)
         return self.skip_norm(inner, states, f"{down}.LayerNorm", self.weight(f"{down}.dense.bias"))
 
     def attention(self, qkv: str, bias: str) -> str:
@@ -188,14 +189,16 @@ class _Graph:
             self.add(op, *inputs, output=name, **attributes)
         return name
 
-    def linear(self, states: str, name: str, weight: FloatArray, ranges: FloatArray | None) -> str:
+    def linear(
+        self, states: str, name: str, weight: FloatArray, ranges: FloatArray | None, *, lopsided: bool = False
+    ) -> str:
         """Multiply by a weight `(out, in)`; the bias is left to whoever reads the result."""
         if self.precision == "float32":
             return self.add("MatMul", states, self.tensor(f"{name}.weight", weight.T))
         assert ranges is not None  # calibrated
         if self.precision == "int4":
             return self.blocks(states, name, weight, ranges)
-        return self.rows_times_columns(states, name, weight, ranges)
+        return self.rows_times_columns(states, name, weight, ranges, lopsided)
 
     def blocks(self, states: str, name: str, weight: FloatArray, ranges: FloatArray) -> str:
         packed, scales = quantize_blocks(weight, ranges)
@@ -203,19 +206,34 @@ class _Graph:
         sizes = {"N": weight.shape[0], "K": weight.shape[1], "bits": 4, "block_size": BLOCK, "accuracy_level": 4}
         return self.add("MatMulNBits", *inputs, domain=_MICROSOFT, **sizes)
 
-    def rows_times_columns(self, states: str, name: str, weight: FloatArray, ranges: FloatArray) -> str:
-        """Round each row of activations by its own largest value, each column of weights to 8 bits."""
+    def rows_times_columns(self, states: str, name: str, weight: FloatArray, ranges: FloatArray, lopsided: bool) -> str:
+        """Round each row of activations by its own largest value, each column of weights to 8 bits.
+
+        A lopsided row, such as GELU's with next to nothing below zero, is counted from its least value; that value times
+        the sum of a column is added again.
+        """
         smooth = smoothing(ranges, weight)
         columns, scales = quantize_columns((weight * smooth).T)
         even = self.add("Mul", states, self.tensor(f"{name}.smooth", 1 / smooth))
-        largest = self.add("ReduceMax", self.add("Abs", even), self.const("last", [-1], np.int64), keepdims=1)
+        last = self.const("last", [-1], np.int64)
         # a processor that can take finer ones puts them in when it loads the graph
-        finest, middle = (self.const(*each) for each in activation_constants(ACTIVATION_MAX).items())
+        finest, zero = (self.const(*each) for each in activation_constants(ACTIVATION_MAX).items())
+        if lopsided:
+            least = self.add("ReduceMin", even, last, keepdims=1)
+            span = self.add("Sub", self.add("ReduceMax", even, last, keepdims=1), least)
+            largest = self.add("Mul", span, self.const("half", 0.5))
+            even, zero = self.add("Sub", even, least), self.const("bottom", 0, np.uint8)
+        else:
+            largest = self.add("ReduceMax", self.add("Abs", even), last, keepdims=1)
         step = self.add("Max", self.add("Mul", largest, finest), self.const("tiny", 1e-30))
         unit = self.const("unit", 1.0)
-        rounded = self.add("QuantizeLinear", self.add("Div", even, step), unit, middle)
-        inputs = (rounded, self.tensor(f"{name}.weight", columns), unit, self.tensor(f"{name}.scale", scales), middle)
-        return self.add("Mul", self.add("MatMulIntegerToFloat", *inputs, domain=_MICROSOFT), step)
+        rounded = self.add("QuantizeLinear", self.add("Div", even, step), unit, zero)
+        inputs = (rounded, self.tensor(f"{name}.weight", columns), unit, self.tensor(f"{name}.scale", scales), zero)
+        out = self.add("Mul", self.add("MatMulIntegerToFloat", *inputs, domain=_MICROSOFT), step)
+        if not lopsided:
+            return out
+        sums = (columns.sum(axis=0, dtype=np.int64) * scales).astype(np.float32)
+        return self.add("Add", out, self.add("Mul", least, self.tensor(f"{name}.sums", sums)))
 
     def model(self) -> onnx.ModelProto:
         inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name, shape in _INPUTS.items()]
