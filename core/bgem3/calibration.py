@@ -1,4 +1,4 @@
-"""How large the inputs of each linear layer grow: the forward pass in numpy over a few sentences.
+"""How large the inputs of each linear layer grow, and which attention hangs on small differences: the forward pass in numpy.
 
 It takes seconds, and only conversion uses it, so plain numpy spares it every engine.
 """
@@ -14,6 +14,7 @@ from scipy.special import erf
 
 from bgem3.backends.packing import positions
 from bgem3.checkpoint import Config
+from bgem3.quantize import ACTIVATION_MAX, quantize_columns, smoothing
 from bgem3.types import FloatArray, IntArray
 from bgem3.weights import Weights
 
@@ -27,12 +28,14 @@ class LayerRanges:
         attended: Input of the attention's output layer, `(hidden_size,)`.
         middle: Input of the feed-forward part, `(hidden_size,)`.
         inner: Its activations, `(intermediate_size,)`.
+        moved: Share of a token's attention that goes elsewhere when query and key come from 8-bit products, 0 to 1, mean.
     """
 
     states: FloatArray
     attended: FloatArray
     middle: FloatArray
     inner: FloatArray
+    moved: float
 
 
 def calibration_texts() -> list[str]:
@@ -60,10 +63,12 @@ def observe(
         parts = zip(*(np.split(one, ends) for one in qkv), strict=True)
         heads = config.num_attention_heads
         attended = np.concatenate([_attend(query, key, value, heads) for query, key, value in parts])
+        moved = _moved(states, weights, name, ends, heads)
         out = _linear(attended, weights, f"{name}.attention.output.dense")
         middle = _norm(states + out, weights, f"{name}.attention.output.LayerNorm", config)
         inner = _gelu(_linear(middle, weights, f"{name}.intermediate.dense"))
-        seen.append(LayerRanges(*(np.abs(one).max(axis=0) for one in (states, attended, middle, inner))))
+        largest = [np.abs(one).max(axis=0) for one in (states, attended, middle, inner)]
+        seen.append(LayerRanges(largest[0], largest[1], largest[2], largest[3], moved))
         out = _linear(inner, weights, f"{name}.output.dense")
         states = _norm(middle + out, weights, f"{name}.output.LayerNorm", config)
         progress(1)
@@ -89,8 +94,35 @@ def _gelu(values: FloatArray) -> FloatArray:
 
 def _attend(query: FloatArray, key: FloatArray, value: FloatArray, heads: int) -> FloatArray:
     tokens, width = query.shape
-    query, key, value = (one.reshape(tokens, heads, -1).transpose(1, 0, 2) for one in (query, key, value))
+    value = value.reshape(tokens, heads, -1).transpose(1, 0, 2)
+    mixed: FloatArray = _attention(query, key, heads) @ value
+    return mixed.transpose(1, 0, 2).reshape(tokens, width)
+
+
+def _attention(query: FloatArray, key: FloatArray, heads: int) -> FloatArray:
+    """Return what each token attends to, `(heads, tokens, tokens)`, rows of sum 1."""
+    tokens, width = query.shape
+    query, key = (one.reshape(tokens, heads, -1).transpose(1, 0, 2) for one in (query, key))
     scores = query @ key.transpose(0, 2, 1) * np.float32((width // heads) ** -0.5)
     scores = np.exp(scores - scores.max(axis=2, keepdims=True))
-    mixed: FloatArray = (scores / scores.sum(axis=2, keepdims=True)) @ value
-    return mixed.transpose(1, 0, 2).reshape(tokens, width)
+    shares: FloatArray = scores / scores.sum(axis=2, keepdims=True)
+    return shares
+
+
+def _moved(states: FloatArray, weights: Weights, name: str, ends: IntArray, heads: int) -> float:
+    """Return `LayerRanges.moved` of one layer."""
+    names = [f"{name}.attention.self.{part}" for part in ("query", "key")]
+    weight = np.concatenate([weights[f"{part}.weight"] for part in names])
+    bias = np.concatenate([weights[f"{part}.bias"] for part in names])
+    smooth = smoothing(np.abs(states).max(axis=0), weight)
+    columns, scales = quantize_columns((weight * smooth).T)
+    even = states / smooth
+    step = np.maximum(np.abs(even).max(axis=1, keepdims=True) / ACTIVATION_MAX, 1e-30)
+    rounded = np.rint(even / step) @ columns.astype(np.float32) * scales * step + bias
+    found = []
+    exact = states @ weight.T + bias
+    for one, other in zip(np.split(exact, ends), np.split(rounded, ends), strict=True):
+        (query, key), (near_query, near_key) = (np.split(part, 2, axis=1) for part in (one, other))
+        difference = np.abs(_attention(query, key, heads) - _attention(near_query, near_key, heads))
+        found.append(difference.sum(axis=2).mean() / 2)
+    return float(np.mean(found))
