@@ -33,7 +33,7 @@ except ImportError as missing:
 
 HERE = Path(__file__).parent
 # Hits and near misses of each head; what it gets wrong is counted by --all.
-CHOSEN = ("q17", "q8", "q10", "q54", "q60", "q61", "q59", "q47", "q56", "q38", "q16", "q32", "q20")
+CHOSEN = ("q17", "q8", "q10", "q54", "q60", "q61", "q59", "q47", "q56", "q38", "q3", "q32", "q6")
 DEPTH = 10
 SILENT = 0.005
 NAMES = {"dense": "dense", "sparse": "sparse", "multi_vector": "multi-vector"}

@@ -30,12 +30,12 @@ index.close()
 
 # Output:
 # How do I fix E-0821?
-#   dense         toner 0.45  tray 0.31  wifi 0.09
-#   sparse        toner 0.55  tray 0.34
-#   multi_vector  toner 0.80  tray 0.77  wifi 0.67
-#   hybrid        toner 0.62  tray 0.52  wifi 0.33
+#   dense         toner 0.45  tray 0.27  museum 0.16
+#   sparse        toner 0.50  tray 0.30
+#   multi_vector  toner 0.70  tray 0.63  wifi 0.50
+#   hybrid        toner 0.57  tray 0.43  museum 0.27
 # printer without wireless network
-#   dense         wifi 0.64  tray 0.16  jam 0.08
+#   dense         wifi 0.67  tray 0.19  jam 0.16
 #   sparse        no word in common
-#   multi_vector  wifi 0.81  toner 0.54  tray 0.52
-#   hybrid        wifi 0.63  tray 0.29  toner 0.26
+#   multi_vector  wifi 0.74  toner 0.44  jam 0.44
+#   hybrid        wifi 0.61  tray 0.27  jam 0.26

@@ -27,5 +27,5 @@ for document in retriever.invoke("Which plants store water?"):
 index.close()
 
 # Output:
-# 0.38  cactus  Los cactus guardan agua en el tallo.
-# 0.35  bees  Honey bees dance to show where flowers are.
+# 0.35  cactus  Los cactus guardan agua en el tallo.
+# 0.26  bees  Honey bees dance to show where flowers are.

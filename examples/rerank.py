@@ -20,7 +20,7 @@ for ranked in reranker.rerank("When is the library open on Saturday?", found_els
     print(f"{ranked.score:.2f}  (was {ranked.index + 1})  {ranked.text}\n      {heads}")
 
 # Output:
-# 0.64  (was 2)  La biblioteca abre los sábados de diez a dos.
-#       dense 0.64  sparse 0.00  multi_vector 0.84
-# 0.46  (was 4)  Der Zug fährt samstags um zehn Uhr.
-#       dense 0.34  sparse 0.00  multi_vector 0.73
+# 0.57  (was 2)  La biblioteca abre los sábados de diez a dos.
+#       dense 0.61  sparse 0.00  multi_vector 0.71
+# 0.41  (was 4)  Der Zug fährt samstags um zehn Uhr.
+#       dense 0.34  sparse 0.00  multi_vector 0.60

@@ -25,7 +25,7 @@ from student import Student, start_from_bag
 from teacher import Teacher, cache_vectors, topics
 from tokenizer import VOCAB_SIZE, convert, train_vocabulary
 from tokenizers import Tokenizer
-from transformer import train_transformer
+from transformer import dense_vectors, train_transformer
 
 WIDTH, LAYERS, INNER, POSITIONS = 192, 4, 640, 512
 # The bag has no use for what serves the sparse head; the rest of it has a meaning of its own, and one dimension less for
@@ -133,6 +133,8 @@ def main() -> None:
     student = Student(VOCAB_SIZE, WIDTH, LAYERS, INNER, POSITIONS)
     start_from_bag(student, bag, rare, options.seed)
     if options.transformer_steps:
+        vectors = dense_vectors(student, material.texts, known[0], options.device)
+        teacher = Teacher(*known, meanings=len(corpus.english), student=vectors)
         train_transformer(
             student,
             material,

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from batches import Batch, Draw, Material
+from data import Texts
 from losses import MAX_SIM_TEMPERATURE, contrast, dense_contrast, max_sim
 from progress import Progress
 from saturation import K1, MEAN_LENGTH, B
@@ -121,6 +122,14 @@ def _encode(student: Student, ids: Tensor, shifted: bool) -> tuple[Tensor, Tenso
         weights, vectors = student.sparse_linear(hidden)[..., 0], student.colbert_linear(hidden[:, 1:])
     dense, vectors = (F.normalize(part.float(), dim=-1) for part in (hidden[:, 0], vectors))
     return dense, weights.float().relu(), vectors
+
+
+@torch.no_grad()
+def dense_vectors(student: Student, texts: Texts, rows: np.ndarray, device: str) -> np.ndarray:
+    """Return the dense vectors `(n, width)` of some texts."""
+    student.to(device)
+    parts = [padded([texts[row] for row in some]).to(device) for some in np.array_split(rows, len(rows) // 512 + 1)]
+    return torch.cat([encode(student, part, shifted=False).dense.cpu() for part in parts]).numpy()
 
 
 class LexicalGoal:

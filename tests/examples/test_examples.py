@@ -21,7 +21,7 @@ SMALL = (
     "rerank.py",
 )
 OUTPUT = "# Output:"
-FIRST_HIT = r"^[ ✓]  1  (..) +(.*?)  "
+FIRST_HIT = r"^[ ✓] +1  (..) +(.*?)  "
 NUMBER = re.compile(r"-?\d+\.\d+")
 
 
