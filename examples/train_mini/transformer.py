@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from batches import Batch, Draw, Material
+from batches import SENTENCE_TOKENS, Batch, Draw, Material
 from data import Texts
 from losses import MAX_SIM_TEMPERATURE, contrast, dense_contrast, max_sim
 from progress import Progress
@@ -126,9 +126,10 @@ def _encode(student: Student, ids: Tensor, shifted: bool) -> tuple[Tensor, Tenso
 
 @torch.no_grad()
 def dense_vectors(student: Student, texts: Texts, rows: np.ndarray, device: str) -> np.ndarray:
-    """Return the dense vectors `(n, width)` of some texts."""
+    """Return the dense vectors `(n, width)` of some sentences."""
     student.to(device)
-    parts = [padded([texts[row] for row in some]).to(device) for some in np.array_split(rows, len(rows) // 512 + 1)]
+    some = np.array_split(rows, len(rows) // _ROWS + 1)
+    parts = [padded([texts[row][:SENTENCE_TOKENS] for row in part]).to(device) for part in some]
     return torch.cat([encode(student, part, shifted=False).dense.cpu() for part in parts]).numpy()
 
 
