@@ -50,25 +50,30 @@ def observe(
     progress: Callable[[int], object] = lambda layers: None,
 ) -> list[LayerRanges]:
     """Run the encoder over token sequences and return the ranges of each layer; `progress` is told of each."""
-    ends = np.cumsum([len(ids) for ids in sequences])[:-1]
-    places = np.concatenate([positions(ids, config.pad_token_id) for ids in sequences])
+    lengths, joined = np.array([len(ids) for ids in sequences]), np.concatenate(sequences)
+    ends = np.cumsum(lengths)[:-1]
+    places = positions(joined, lengths, config.pad_token_id)
     name = "embeddings"
-    states = weights[f"{name}.word_embeddings.weight"][np.concatenate(sequences)]
+    states = weights[f"{name}.word_embeddings.weight"][joined]
     states = states + weights[f"{name}.position_embeddings.weight"][places]
     states = _norm(states + weights[f"{name}.token_type_embeddings.weight"][0], weights, f"{name}.LayerNorm", config)
     seen = []
     for number in range(config.num_hidden_layers):
         name = f"encoder.layer.{number}"
         qkv = [_linear(states, weights, f"{name}.attention.self.{part}") for part in ("query", "key", "value")]
-        parts = zip(*(np.split(one, ends) for one in qkv), strict=True)
+        parts = [np.split(one, ends) for one in qkv]
+        near = [np.split(one, ends) for one in _rounded_qkv(states, weights, name)]
         heads = config.num_attention_heads
-        attended = np.concatenate([_attend(query, key, value, heads) for query, key, value in parts])
-        moved = _moved(states, weights, name, ends, heads)
+        shares = [_attention(query, key, heads) for query, key in zip(parts[0], parts[1], strict=True)]
+        others = [_attention(query, key, heads) for query, key in zip(near[0], near[1], strict=True)]
+        attended = np.concatenate([_mix(share, value) for share, value in zip(shares, parts[2], strict=True)])
+        moved = [np.abs(one - other).sum(axis=2).mean() / 2 for one, other in zip(shares, others, strict=True)]
         out = _linear(attended, weights, f"{name}.attention.output.dense")
         middle = _norm(states + out, weights, f"{name}.attention.output.LayerNorm", config)
         inner = _gelu(_linear(middle, weights, f"{name}.intermediate.dense"))
-        largest = [np.abs(one).max(axis=0) for one in (states, attended, middle, inner)]
-        seen.append(LayerRanges(largest[0], largest[1], largest[2], largest[3], moved))
+        inputs = {"states": states, "attended": attended, "middle": middle, "inner": inner}
+        largest = {part: np.abs(one).max(axis=0) for part, one in inputs.items()}
+        seen.append(LayerRanges(**largest, moved=float(np.mean(moved))))
         out = _linear(inner, weights, f"{name}.output.dense")
         states = _norm(middle + out, weights, f"{name}.output.LayerNorm", config)
         progress(1)
@@ -92,13 +97,6 @@ def _gelu(values: FloatArray) -> FloatArray:
     return out
 
 
-def _attend(query: FloatArray, key: FloatArray, value: FloatArray, heads: int) -> FloatArray:
-    tokens, width = query.shape
-    value = value.reshape(tokens, heads, -1).transpose(1, 0, 2)
-    mixed: FloatArray = _attention(query, key, heads) @ value
-    return mixed.transpose(1, 0, 2).reshape(tokens, width)
-
-
 def _attention(query: FloatArray, key: FloatArray, heads: int) -> FloatArray:
     """Return what each token attends to, `(heads, tokens, tokens)`, rows of sum 1."""
     tokens, width = query.shape
@@ -109,20 +107,19 @@ def _attention(query: FloatArray, key: FloatArray, heads: int) -> FloatArray:
     return shares
 
 
-def _moved(states: FloatArray, weights: Weights, name: str, ends: IntArray, heads: int) -> float:
-    """Return `LayerRanges.moved` of one layer."""
-    names = [f"{name}.attention.self.{part}" for part in ("query", "key")]
+def _mix(shares: FloatArray, value: FloatArray) -> FloatArray:
+    tokens, width = value.shape
+    mixed: FloatArray = shares @ value.reshape(tokens, len(shares), -1).transpose(1, 0, 2)
+    return mixed.transpose(1, 0, 2).reshape(tokens, width)
+
+
+def _rounded_qkv(states: FloatArray, weights: Weights, name: str) -> list[FloatArray]:
+    """Return query, key and value as the int8 graph computes them (`packed_graph.py`)."""
+    names = [f"{name}.attention.self.{part}" for part in ("query", "key", "value")]
     weight = np.concatenate([weights[f"{part}.weight"] for part in names])
     bias = np.concatenate([weights[f"{part}.bias"] for part in names])
     smooth = smoothing(np.abs(states).max(axis=0), weight)
     columns, scales = quantize_columns((weight * smooth).T)
     even = states / smooth
     step = np.maximum(np.abs(even).max(axis=1, keepdims=True) / ACTIVATION_MAX, 1e-30)
-    rounded = np.rint(even / step) @ columns.astype(np.float32) * scales * step + bias
-    found = []
-    exact = states @ weight.T + bias
-    for one, other in zip(np.split(exact, ends), np.split(rounded, ends), strict=True):
-        (query, key), (near_query, near_key) = (np.split(part, 2, axis=1) for part in (one, other))
-        difference = np.abs(_attention(query, key, heads) - _attention(near_query, near_key, heads))
-        found.append(difference.sum(axis=2).mean() / 2)
-    return float(np.mean(found))
+    return np.split(np.rint(even / step) @ columns.astype(np.float32) * scales * step + bias, 3, axis=1)

@@ -147,8 +147,8 @@ class _Graph:
         weight = np.concatenate([self.weights[f"{part}.weight"] for part in parts])
         bias = self.tensor(f"{name}.qkv.bias", np.concatenate([self.weights[f"{part}.bias"] for part in parts]))
         # where attention hangs on small differences, rounding would change what is attended to
-        kept = ranges and ranges.moved <= MOST_MOVED
-        qkv = self.linear(states, f"{name}.qkv", weight, ranges.states if ranges and kept else None)
+        rounded = ranges.states if ranges and ranges.moved <= MOST_MOVED else None
+        qkv = self.linear(states, f"{name}.qkv", weight, rounded)
         out = f"{name}.attention.output"
         attended = self.linear(
             self.attention(qkv, bias), out, self.weights[f"{out}.dense.weight"], ranges.attended if ranges else None

@@ -165,11 +165,8 @@ class Draw:
         return np.concatenate([self._text(side[other]) for other in places])[: self.longest]
 
     def _crossing(self, size: int) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
-        places, left, right = (
-            np.concatenate([self._topical(size // 2), self._places(size - size // 2, self.material.prose)]),
-            [],
-            [],
-        )
+        places = np.concatenate([self._topical(size // 2), self._places(size - size // 2, self.material.prose)])
+        left, right = [], []
         for place in places:
             english, other = self.material.english, self.material.other
             asked, side = (

@@ -28,7 +28,8 @@ from torch.utils.data import DataLoader, Dataset
 
 ROUND = ("translations", "crossing", "questions", "words", "translations", "crossing", "questions", "fragments")
 SIZES = {"translations": 4096, "crossing": 2048, "questions": 768, "fragments": 1024, "words": 8192}
-# Both are multiplied by the share that fits the device. MaxSim of every query with every passage is dear: it takes pairs from the middle of a batch.
+# MaxSim of every query with every passage is dear: it takes pairs from the middle of a batch. The share that fits the
+# device multiplies both.
 PAIRS = {"translations": 512, "crossing": 512, "questions": 256, "fragments": 384}
 PASSAGE_TOKENS = {"questions": 300}
 _PASSAGE_TOKENS, _POSITIONS = 160, 510

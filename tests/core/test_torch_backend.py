@@ -5,7 +5,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from bgem3.backends.torch import TorchBackend, _positions
+from bgem3.backends.packing import positions
+from bgem3.backends.torch import TorchBackend
 from bgem3.checkpoint import load_checkpoint
 from bgem3.errors import BackendError, PrecisionWarning
 from bgem3.types import HEADS
@@ -88,5 +89,5 @@ def test_what_float16_can_hold_stays(checkpoint):
 
 def test_positions_count_what_is_no_padding_in_each_sequence():
     sequences = [np.array([0, 7, 1, 8, 2]), np.array([1, 1, 9]), np.array([0, 2])]
-    got = _positions(np.concatenate(sequences), [5, 3, 2], 1)
+    got = positions(np.concatenate(sequences), np.array([5, 3, 2]), 1)
     assert got.tolist() == [2, 3, 1, 4, 5, 1, 1, 2, 2, 3]

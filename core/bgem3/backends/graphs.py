@@ -61,7 +61,7 @@ class _Graph:
         self._given = torch.full((2 * length + 3,), pad, dtype=torch.int64).pin_memory()
         self._given[2 * length :] = torch.tensor([0, length, length])
         self._input = self._given.to(device)
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch has no types here
         self._graph = torch.cuda.CUDAGraph()
 
         def run() -> Heads:

@@ -41,7 +41,7 @@ def pack(sequences: Sequence[IntArray], pad: int) -> Packed:
     ids = np.concatenate(sequences)
     return Packed(
         ids=ids,
-        positions=np.concatenate([positions(one, pad) for one in sequences]),
+        positions=positions(ids, lengths, pad),
         lengths=lengths,
         mask=real.astype(np.int32),
         padded=np.where(real, starts[:, None] + columns, 0),
@@ -49,8 +49,16 @@ def pack(sequences: Sequence[IntArray], pad: int) -> Packed:
     )
 
 
-def positions(ids: IntArray, pad: int) -> IntArray:
-    """Count positions as XLM-R does: from `pad + 1` over tokens that are not the pad token."""
+def positions(ids: IntArray, lengths: IntArray, pad: int) -> IntArray:
+    """Count positions as XLM-R does: in each sequence from `pad + 1` over tokens that are not the pad token.
+
+    Args:
+        ids: Of all sequences, `(tokens,)`.
+        lengths: Tokens of each sequence, at least one, `(n,)`.
+        pad: The padding token's id.
+    """
     real = ids != pad
-    counted: IntArray = np.cumsum(real) * real + pad
-    return counted
+    counted = np.cumsum(real)
+    before = (counted - real)[np.cumsum(lengths) - lengths]
+    found: IntArray = (counted - np.repeat(before, lengths)) * real + pad
+    return found

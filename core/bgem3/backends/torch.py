@@ -24,6 +24,7 @@ from bgem3.backends.linear import Linear, LinearType
 from bgem3.backends.linear import choose as choose_linear
 from bgem3.backends.norm import Norm, NormType
 from bgem3.backends.norm import choose as choose_norm
+from bgem3.backends.packing import positions
 from bgem3.checkpoint import Checkpoint, Config
 from bgem3.errors import BackendError, CheckpointFileError, PrecisionWarning
 from bgem3.types import HEADS, FloatArray, Head, IntArray
@@ -98,7 +99,7 @@ class TorchBackend:
         device = torch.device(self.device)
         self._streams = SimpleQueue()
         for _ in range(_STREAMS):
-            self._streams.put(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+            self._streams.put(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]  # torch has no types here
         self.concurrency = _STREAMS
         plan, model = self._model.plan, self._model
         if isinstance(plan, VariableLength):
@@ -153,13 +154,13 @@ class TorchBackend:
     def _forward(self, sequences: Sequence[IntArray], heads: Collection[Head]) -> HeadOutputs:
         lengths = [len(ids) for ids in sequences]
         ids = np.concatenate(sequences)
-        positions = _positions(ids, lengths, self._pad)
+        places = positions(ids, np.array(lengths), self._pad)
         if self._graphs is not None and len(sequences) == 1:
-            recorded = self._graphs(ids, positions, frozenset(heads))
+            recorded = self._graphs(ids, places, frozenset(heads))
             if recorded is not None:
                 return _outputs(recorded, skip=1)
         with self._stream():
-            hidden = self._model(self._to_device(ids), self._to_device(positions), lengths)
+            hidden = self._model(self._to_device(ids), self._to_device(places), lengths)
             first = np.cumsum([0, *lengths[:-1]])
             rest = np.delete(np.arange(len(ids)), first)
             found = self._apply(hidden, self._to_device(first), self._to_device(rest), heads)
@@ -207,15 +208,6 @@ def _outputs(found: dict[str, Tensor], skip: int = 0) -> HeadOutputs:
     arrays: dict[str, FloatArray] = {head: values.numpy() for head, values in found.items()}
     vectors = arrays.get("multi_vector")
     return HeadOutputs(arrays.get("dense"), arrays.get("sparse"), None if vectors is None else vectors[skip:])
-
-
-def _positions(ids: IntArray, lengths: Sequence[int], pad: int) -> IntArray:
-    """Count positions as XLM-R does: in each sequence from `pad + 1` over tokens that are not the pad token."""
-    real = ids != pad
-    counted = np.cumsum(real)
-    before = (counted - real)[np.cumsum([0, *lengths[:-1]])]
-    positions: IntArray = (counted - np.repeat(before, lengths)) * real + pad
-    return positions
 
 
 class _Model:
