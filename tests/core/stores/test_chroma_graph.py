@@ -105,6 +105,8 @@ def test_a_reader_that_outlives_the_writer_mends_too(folder):
     shutil.rmtree(died / segment(died).name)
     shutil.copytree(segment(folder.with_name("before")), died / segment(died).name)
     reader = opened(died)
+    # has the graph loaded: no writer changes its files while that goes on
+    assert reader.search(embed(["text of id 7"]), DENSE)
     for path in segment(folder).glob("*.bin"):
         shutil.copy2(path, died / segment(folder).name / path.name)
     with closing(sqlite3.connect(died / "bgem3-bgem3.sqlite3")) as database, database:
