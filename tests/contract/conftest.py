@@ -19,9 +19,16 @@ ENGINES = {"qdrant", "edge", "milvus"}
 PERSISTENT = {"chroma", "qdrant", "edge", "milvus"}
 
 
-@pytest.fixture(params=(*STORES, "edge"))
-def store_name(request: pytest.FixtureRequest) -> str:
-    """Return the name of a store; `edge` is QdrantStore over the embedded engine of a Qdrant server."""
+@pytest.fixture(params=(*STORES, "edge", "graph"))
+def store_name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the name of a store.
+
+    `edge` is QdrantStore over the embedded engine of a Qdrant server, `graph` ChromaStore where dense vectors are too many
+    to be all compared.
+    """
+    if request.param == "graph":
+        monkeypatch.setattr("bgem3.stores.chroma_search.LIMIT", 0)
+        return "chroma"
     return request.param
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,20 +14,30 @@ from scipy.cluster.hierarchy import fcluster, linkage
 
 from bgem3.embeddings import MultiVectors
 from bgem3.errors import InvalidInputError, StoreCorruptError
-from bgem3.index.threads import run_all, thread_count
+from bgem3.index.rotation import rotate, rotate_back
+from bgem3.index.threads import map_while, thread_count
+from bgem3.intake import slices
 from bgem3.types import FloatArray, IntArray
 
+# Texts that one thread scores at a time, at most.
+_TEXTS = 64
 # Token vectors at a time: a block stays within the processor's cache.
-_BLOCK = 512
+_BLOCK = 1024
 # Token vectors pooled together at most: clustering takes the square of them.
 _POOLED_TOGETHER = 512
 _TINY = np.finfo(np.float32).tiny
-_SEED = 20241
 
 # Step of the uniform quantiser with the least error on a normal variable of variance 1.
 # Source: Max, "Quantizing for minimum distortion", 1960, table II.
 _STEPS = {1: 1.596, 2: 0.9957, 4: 0.3352}
 _BITS = {"int8": 8, "int4": 4, "int2": 2, "binary": 1, "int4-plain": 4, "int2-plain": 2, "binary-plain": 1}
+
+
+# Scores one query against blobs, as `Codec.scores` does, in the calling thread.
+Matcher: TypeAlias = Callable[[Sequence[bytes]], FloatArray]
+# Texts' records, one after another, and how many each has (at least one), to the best match of each query vector in each
+# text, `(n_texts, n_query_vectors)`.
+_Match: TypeAlias = Callable[[NDArray[Any], IntArray], FloatArray]
 
 
 class Codec(Protocol):
@@ -64,6 +73,9 @@ class Codec(Protocol):
             StoreCorruptError: a blob is empty or not a whole number of vectors.
         """
 
+    def matcher(self, query: FloatArray) -> Matcher:
+        """Return what scores a query, prepared once, against a few blobs at a time; safe in several threads."""
+
 
 def get_codec(name: str, dim: int) -> Codec:
     """Return the codec of a name for token vectors of a width.
@@ -81,7 +93,8 @@ def get_codec(name: str, dim: int) -> Codec:
     base, _, pooling = name.partition("+")
     if base in _BITS and pooling in ("", "pool2"):
         plain = base == "int8" or base.endswith("-plain")
-        codec: _RecordCodec = _CodeCodec(name, dim, _BITS[base], rotated=not plain)
+        kind = _BitCodec if _BITS[base] == 1 else _CodeCodec
+        codec: _RecordCodec = kind(name, dim, _BITS[base], rotated=not plain)
     elif base in ("float32", "float16") and pooling in ("", "pool2"):
         codec = _FloatCodec(name, dim)
     else:
@@ -89,6 +102,11 @@ def get_codec(name: str, dim: int) -> Codec:
             f"token_codec: got {name!r}, expected one of float32, float16, {', '.join(_BITS)}, or one with +pool2"
         )
     return _PooledCodec(codec) if pooling else codec
+
+
+def score_parts(match: Matcher, parts: Iterable[Sequence[bytes]]) -> FloatArray:
+    """Return the scores of all parts, in order, several scored while the next are read."""
+    return np.concatenate([np.empty(0, dtype=np.float32), *map_while(match, parts)])
 
 
 class _RecordCodec(ABC):
@@ -110,13 +128,18 @@ class _RecordCodec(ABC):
         return self._unpack(np.frombuffer(blob, dtype=self._record))
 
     def scores(self, query: FloatArray, blobs: Sequence[bytes]) -> FloatArray:
-        lengths = self._count_vectors(blobs)
-        if not blobs:
-            return np.empty(0, dtype=np.float32)
-        best = np.full((len(blobs), len(query)), -np.inf, dtype=np.float32)
-        self._match(query, np.frombuffer(b"".join(blobs), dtype=self._record), lengths, best)
-        means: FloatArray = best.mean(axis=1)
-        return means
+        each = min(_TEXTS, max(1, len(blobs) // (2 * thread_count())))
+        return score_parts(self.matcher(query), slices(blobs, each))
+
+    def matcher(self, query: FloatArray) -> Matcher:
+        match = self._matcher(query)
+
+        def scores(blobs: Sequence[bytes]) -> FloatArray:
+            lengths = self._count_vectors(blobs)
+            means: FloatArray = match(np.frombuffer(b"".join(blobs), dtype=self._record), lengths).mean(axis=1)
+            return means
+
+        return scores
 
     def _count_vectors(self, blobs: Sequence[bytes]) -> IntArray:
         size = self.bytes_per_vector
@@ -137,8 +160,8 @@ class _RecordCodec(ABC):
         """Return the vectors, `(n, dim)` float32, as far as they were kept."""
 
     @abstractmethod
-    def _match(self, query: FloatArray, records: NDArray[Any], lengths: IntArray, best: FloatArray) -> None:
-        """Write each query vector's largest similarity in each text to `best`, `(n_texts, n_query_vectors)`."""
+    def _matcher(self, query: FloatArray) -> _Match:
+        """Prepare a query."""
 
 
 class _FloatCodec(_RecordCodec):
@@ -153,15 +176,23 @@ class _FloatCodec(_RecordCodec):
     def _unpack(self, records: NDArray[Any]) -> FloatArray:
         return records["values"].astype(np.float32, copy=False)
 
-    def _match(self, query: FloatArray, records: NDArray[Any], lengths: IntArray, best: FloatArray) -> None:
+    def _matcher(self, query: FloatArray) -> _Match:
+        from bgem3.index.products import multiply_floats
+
         turned = np.ascontiguousarray(query.T)
-        firsts = np.cumsum([0, *lengths])
-        start = 0
-        while start < len(lengths):
-            stop = max(int(np.searchsorted(firsts, firsts[start] + _BLOCK, side="right")) - 1, start + 1)
-            similarity = self._unpack(records[firsts[start] : firsts[stop]]) @ turned
-            best[start:stop] = np.maximum.reduceat(similarity, firsts[start:stop] - firsts[start], axis=0)
-            start = stop
+
+        def match(records: NDArray[Any], lengths: IntArray) -> FloatArray:
+            best = np.empty((len(lengths), len(query)), dtype=np.float32)
+            firsts = np.cumsum([0, *lengths])
+            start = 0
+            while start < len(lengths):
+                stop = max(int(np.searchsorted(firsts, firsts[start] + _BLOCK, side="right")) - 1, start + 1)
+                similarity = multiply_floats(self._unpack(records[firsts[start] : firsts[stop]]), turned)
+                best[start:stop] = np.maximum.reduceat(similarity, firsts[start:stop] - firsts[start], axis=0)
+                start = stop
+            return best
+
+        return match
 
 
 class _CodeCodec(_RecordCodec):
@@ -187,7 +218,7 @@ class _CodeCodec(_RecordCodec):
         self._table = np.ascontiguousarray(codes.astype(np.uint8)).view(f"u{each}")[:, 0]
 
     def _pack(self, vectors: FloatArray) -> NDArray[Any]:
-        turned: FloatArray = vectors @ _rotation(self.dim) if self._rotated else vectors
+        turned = rotate(vectors) if self._rotated else vectors
         highest = 2**self._bits - 1
         if self._bits == 8:
             step = np.maximum(np.abs(turned).max(axis=1, initial=0, keepdims=True), _TINY) / np.float32(127)
@@ -222,42 +253,59 @@ class _CodeCodec(_RecordCodec):
         codes = np.ascontiguousarray(self._table[records["codes"]]).view(np.uint8).reshape(len(records), -1)
         grid = codes[:, : self.dim] - self._centre
         vectors: FloatArray = grid * records["factor"].astype(np.float32)[:, None]
-        return vectors @ _rotation(self.dim).T if self._rotated else vectors
+        return rotate_back(vectors) if self._rotated else vectors
 
-    def _match(self, query: FloatArray, records: NDArray[Any], lengths: IntArray, best: FloatArray) -> None:
+    def _matcher(self, query: FloatArray) -> _Match:
         from bgem3.index.products import best_matches, multiply, unpack
 
         right, scale = self._query_codes(query)
         centres = right.sum(axis=0, dtype=np.float32) * self._centre
-        factors = records["factor"].astype(np.float32)
-        owners = np.repeat(np.arange(len(lengths)), lengths)
         width = self._record["codes"].shape[0]
-        raw = records.view(np.uint8).reshape(len(records), -1)
 
-        def visit(part: tuple[int, int]) -> None:
-            room = np.empty((_BLOCK, width), dtype=self._table.dtype)
-            for start in range(*part, _BLOCK):
-                stop = min(start + _BLOCK, part[1])
+        def match(records: NDArray[Any], lengths: IntArray) -> FloatArray:
+            factors = records["factor"].astype(np.float32)
+            owners = np.repeat(np.arange(len(lengths)), lengths)
+            raw = records.view(np.uint8).reshape(len(records), -1)
+            room = np.empty((min(_BLOCK, len(raw)), width), dtype=self._table.dtype)
+            best = np.full((len(lengths), len(query)), -np.inf, dtype=np.float32)
+            for start in range(0, len(raw), _BLOCK):
+                part = slice(start, start + _BLOCK)
                 if self._bits == 8:
-                    codes = np.ascontiguousarray(records["codes"][start:stop])
+                    codes = np.ascontiguousarray(records["codes"][part])
                 else:
-                    unpack(raw[start:stop], raw.shape[1] - width, self._table, room[: stop - start])
-                    codes = room[: stop - start].view(np.uint8)
+                    some = room[: len(raw[part])]
+                    unpack(raw[part], raw.shape[1] - width, self._table, some)
+                    codes = some.view(np.uint8)
                 best_matches(multiply(codes, right), centres, factors, start, owners, best)
+            return best * scale
 
-        run_all(visit, _shares(lengths))
-        best *= scale
+        return match
 
     def _query_codes(self, query: FloatArray) -> tuple[NDArray[np.int8], FloatArray]:
         """Return a query's codes, `(padded dim, n)` int8, and the scale of each vector, `(n,)`."""
-        from bgem3.index.products import multiply_floats
-
-        turned = multiply_floats(query, _rotation(self.dim)) if self._rotated else query
+        turned = rotate(query) if self._rotated else query
         scale = np.maximum(np.abs(turned).max(axis=1, initial=0), _TINY) / np.float32(self._limit)
         padded = self._record["codes"].shape[0] * (8 // self._bits)
         codes = np.zeros((padded, len(query)), dtype=np.int8)
         codes[: self.dim] = np.rint(turned / scale[:, None]).T
         return codes, scale
+
+
+class _BitCodec(_CodeCodec):
+    """One bit a dimension, looked up instead of multiplied."""
+
+    def _matcher(self, query: FloatArray) -> _Match:
+        from bgem3.index.bit_products import best_of_bits, query_table
+
+        turned = (rotate(query) if self._rotated else query).astype(np.float32, copy=False)
+        table, step = query_table(turned)
+        centres = turned.sum(axis=1) / step * self._centre
+
+        def match(records: NDArray[Any], lengths: IntArray) -> FloatArray:
+            factors, owners = records["factor"].astype(np.float32), np.repeat(np.arange(len(lengths)), lengths)
+            return best_of_bits(records["codes"], table, centres, factors, owners) * step
+
+        return match
 
 
 class _PooledCodec:
@@ -267,7 +315,7 @@ class _PooledCodec:
 
     def __init__(self, inner: _RecordCodec) -> None:
         self.name, self.bytes_per_vector = inner.name, inner.bytes_per_vector
-        self.decode, self.scores = inner.decode, inner.scores
+        self.decode, self.scores, self.matcher = inner.decode, inner.scores, inner.matcher
         self._inner = inner
 
     def encode(self, vectors: MultiVectors) -> list[bytes]:
@@ -290,40 +338,3 @@ def _pool_by_half(vectors: FloatArray) -> FloatArray:
         np.add.at(sums, clusters - 1, part)
         pooled.append(sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), _TINY))
     return np.concatenate(pooled) if pooled else vectors
-
-
-def _shares(lengths: IntArray) -> list[tuple[int, int]]:
-    """Cut the vectors of all texts into equal shares, one a thread, between texts."""
-    ends = np.cumsum(lengths)
-    count = thread_count() if ends[-1] >= 2 * _BLOCK else 1
-    cuts = [0, *(int(ends[np.searchsorted(ends, ends[-1] * i // count)]) for i in range(1, count)), int(ends[-1])]
-    return [(start, stop) for start, stop in pairwise(cuts) if start < stop]
-
-
-@cache
-def _rotation(dim: int) -> FloatArray:
-    """Return an orthogonal `(dim, dim)` matrix that spreads any vector evenly over all dimensions.
-
-    Random signs and Hadamard transforms, in turn on the first and the last power of two of the
-    dimensions. Written to disk in every code: neither the seed nor the order may change.
-    """
-    # NOTE: RandomState, not Generator: only its stream is promised never to change (NEP 19).
-    random = np.random.RandomState(_SEED)
-    size = 1 << (dim.bit_length() - 1)
-    matrix = np.eye(dim)
-    for _ in range(3):
-        for part in (slice(0, size), slice(dim - size, dim)):
-            matrix = matrix * (2 * random.randint(0, 2, dim) - 1)
-            matrix[:, part] = _hadamard(matrix[:, part])
-    return matrix.astype(np.float32)
-
-
-def _hadamard(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the Walsh-Hadamard transform of each row, scaled to keep its norm."""
-    n, size = vectors.shape
-    half = 1
-    while half < size:
-        pairs = vectors.reshape(n, -1, 2, half)
-        vectors = np.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], axis=2).reshape(n, size)
-        half *= 2
-    return vectors / math.sqrt(size)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import TypeVar
@@ -20,7 +21,6 @@ def thread_count() -> int:
 
 def run_all(work: Callable[[Item], None], items: Sequence[Item]) -> None:
     """Do the work for each item, several at once; an error in one is raised. Must not be called from `work`."""
-    # This thread works too: one more thread than processors would wait for a processor, some milliseconds long.
     others = [_pool().submit(work, item) for item in items[1:]]
     try:
         for item in items[:1]:
@@ -29,6 +29,38 @@ def run_all(work: Callable[[Item], None], items: Sequence[Item]) -> None:
         wait(others)
     for one in others:
         one.result()
+
+
+def map_while(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """Return the work's result for each item, in order, worked on while the next items are made.
+
+    At most a few items wait at a time. An error in the work or in making an item is raised. Must not be called from `work`.
+    """
+    waiting: deque[tuple[int, Item]] = deque()
+    results: dict[int, Result] = {}
+
+    def work_on() -> None:
+        while True:
+            try:
+                i, item = waiting.popleft()
+            except IndexError:
+                return
+            results[i] = work(item)
+
+    others = []
+    try:
+        for i, item in enumerate(items):
+            waiting.append((i, item))
+            others.append(_pool().submit(work_on))
+            if len(waiting) > 2 * thread_count():
+                work_on()
+        work_on()
+    finally:
+        waiting.clear()
+        wait(others)
+    for one in others:
+        one.result()
+    return [results[i] for i in range(len(results))]
 
 
 def map_all(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
@@ -41,7 +73,8 @@ def map_all(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Resul
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(thread_count(), thread_name_prefix="bgem3-index")
+    # One less: who asks works too, and a thread more than processors would wait for one, some milliseconds long.
+    return ThreadPoolExecutor(max(1, thread_count() - 1), thread_name_prefix="bgem3-index")
 
 
 if hasattr(os, "register_at_fork"):

@@ -51,7 +51,7 @@ class Readers:
 
     @contextmanager
     def _one(self, shared: ChromaSearcher) -> Iterator[ChromaSearcher]:
-        shared.lexical.settle()
+        shared.settle()
         sidecar = self._free.pop() if self._free else self._connect()
         with self._ended:
             self._running += 1

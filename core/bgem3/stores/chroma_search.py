@@ -12,8 +12,9 @@ from scipy.sparse import csr_array
 
 from bgem3.embeddings import M3Embeddings, MultiVectors
 from bgem3.errors import StoreCorruptError, StoreError
+from bgem3.index.dense import LIMIT, DenseRows
 from bgem3.index.lexical import LexicalIndex
-from bgem3.index.multi_vector import Codec
+from bgem3.index.multi_vector import Codec, score_parts
 from bgem3.index.sidecar import Sidecar, StoredRow, hash_text
 from bgem3.scoring import dense_row_scores
 from bgem3.stores.chroma_client import ChromaCollection
@@ -26,6 +27,8 @@ Result = TypeVar("Result")
 _ATTEMPTS = 50
 # Rows whose sparse weights are read at a time.
 _LOADED = 10_000
+# Rows whose token vectors are read at a time; those read before are scored meanwhile.
+_SCORED = 32
 # Filters whose rows are kept, 8 bytes a row.
 _FILTERS = 8
 
@@ -40,6 +43,9 @@ class ChromaSearcher:
     codec: Codec
     # By generation and filter; the copies of several threads share it.
     kept: dict[tuple[object, ...], IntArray] = field(default_factory=dict)
+    # All dense vectors where they are few, else None: then Chroma is asked. And the generation that was true of.
+    vectors: DenseRows | None = None
+    looked: int = -1
 
     def follow(self, vocab_size: int) -> None:
         """Bring the lexical index to the rows that the sidecar has."""
@@ -48,6 +54,21 @@ class ChromaSearcher:
         new = np.setdiff1d(live, known, assume_unique=True)
         for rows in np.split(new, range(_LOADED, len(new), _LOADED)):
             self.lexical.add(rows, self.sidecar.sparse_of(rows, vocab_size))
+
+    def settle(self) -> None:
+        """Bring what searches share to the sidecar's state, before they run side by side."""
+        self.lexical.settle()
+        if (generation := self.sidecar.generation()) != self.looked:
+            self.vectors, self.looked = self._all_vectors(), generation
+
+    def _all_vectors(self) -> DenseRows | None:
+        settings = self.sidecar.settings
+        if len(self.lexical) > LIMIT or settings is None:
+            return None
+        try:
+            return (self.vectors or DenseRows.none(settings.dim)).follow(self.lexical.rows(), self.sidecar.dense)
+        except StoreCorruptError:
+            return None  # so that one damaged chunk leaves the others to be found
 
     def allowed(self, where: Where | None) -> IntArray | None:
         """Return the rows that a filter admits; those of the last few filters are kept until a chunk changes."""
@@ -70,7 +91,9 @@ class ChromaSearcher:
         return self.sidecar.all_rows() if allowed is None else allowed
 
     def dense_top(self, vector: FloatArray, n: int, allowed: IntArray | None) -> tuple[IntArray, FloatArray]:
-        """Return at most `n` rows and their scores, best first; exact where a filter leaves few."""
+        """Return at most `n` rows and their scores, best first; exact where all vectors are here or a filter leaves few."""
+        if self.vectors is not None:
+            return self.vectors.top(vector, n, allowed)
         rows = self._nearest_of_all(vector, n) if allowed is None else self._nearest_allowed(vector, n, allowed)
         scores = self._dense_scores(vector, rows)
         order = np.lexsort((rows, -scores))[:n]
@@ -86,7 +109,8 @@ class ChromaSearcher:
             return self._dense_scores(query.dense[0], rows)
         if head == "sparse":
             return self.lexical.scores(query.sparse, rows)
-        return self.codec.scores(query.multi_vector[0], self.sidecar.multi_vectors(rows))
+        parts = map(self.sidecar.multi_vectors, np.split(rows, range(_SCORED, len(rows), _SCORED)))
+        return score_parts(self.codec.matcher(query.multi_vector[0]), parts)
 
     def sparse_parts(self, query: csr_array, rows: IntArray) -> list[dict[int, float]]:
         """Return what each shared token id adds to the sparse score of rows."""
@@ -154,6 +178,8 @@ class ChromaSearcher:
         return [self.codec.decode(blob) for blob in self.sidecar.multi_vectors(rows)]
 
     def _dense_scores(self, vector: FloatArray, rows: IntArray) -> FloatArray:
+        if self.vectors is not None:
+            return self.vectors.scores(vector, rows)
         return dense_row_scores(vector, self.sidecar.dense(rows)) if len(rows) else np.empty(0, dtype=np.float32)
 
     def _nearest(self, vector: FloatArray, n: int) -> IntArray:

@@ -242,6 +242,36 @@ def test_filtered_dense_search_misses_nothing(store, bound):
         np.testing.assert_allclose([hit.score for hit in hits], exact, atol=1e-3)
 
 
+@pytest.mark.parametrize("limit", [0, 9, 10, 100])
+def test_few_chunks_are_all_compared_and_many_by_the_graph(store, limit, monkeypatch):
+    monkeypatch.setattr("bgem3.stores.chroma_search.LIMIT", limit)
+    texts = [f"text {i}" for i in range(12)]
+
+    def check(left):
+        hits = store.search(embed(["text 3"]), SearchPlan(k=20, mode="dense", fetch_k=20))
+        assert hits[0].id == "3"
+        assert {hit.id for hit in hits} == {str(i) for i in left}
+        assert (store._searcher.vectors is None) == (len(left) > limit)
+
+    for i in range(12):
+        store.upsert([Chunk(str(i), texts[i])], embed([texts[i]]))
+        if i >= 3:
+            check(range(i + 1))
+    store.delete(["0", "1", "2", "11"])
+    check(range(3, 11))
+
+
+def test_a_damaged_dense_vector_leaves_the_others_to_be_found(store, monkeypatch):
+    monkeypatch.setattr("bgem3.stores.chroma_search.LIMIT", 100)
+    chunks = [Chunk(str(i), f"text {i}") for i in range(9)]
+    store.upsert(chunks, embed([chunk.text for chunk in chunks]))
+    store._sidecar.database.run("UPDATE rows SET dense = zeroblob(length(dense)) WHERE id = '8'")
+    plan = SearchPlan(k=1, mode="dense", fetch_k=1)
+    assert [hit.id for hit in store.search(embed(["text 3"]), plan)] == ["3"]
+    with pytest.raises(StoreCorruptError, match="chunk '8' is damaged"):
+        store.search(embed(["text 8"]), plan)
+
+
 def test_a_filter_asked_again_sees_what_changed_meanwhile(store):
     def found(value):
         plan = SearchPlan(k=20, where={"n": value})

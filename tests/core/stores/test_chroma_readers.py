@@ -22,9 +22,9 @@ class Meeting:
     def __getattr__(self, name):
         return getattr(self._codec, name)
 
-    def scores(self, query, blobs):
+    def matcher(self, query):
         self._wait()
-        return self._codec.scores(query, blobs)
+        return self._codec.matcher(query)
 
 
 @pytest.fixture
