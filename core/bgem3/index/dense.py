@@ -95,7 +95,8 @@ class DenseRows:
     def _with(self, rows: IntArray, vectors: FloatArray, expected: int) -> DenseRows:
         state = self
         if self.used + len(rows) > len(self.codes):
-            room = max(len(self.rows) + len(rows), min(LIMIT, max(expected, 2 * len(self.rows))))
+            needed = len(self.rows) + len(rows)
+            room = max(needed + needed // 4, min(LIMIT, max(expected, 2 * needed)))
             codes, steps = np.empty((room, vectors.shape[1]), dtype=np.int16), np.empty(room, dtype=np.float32)
             used = len(self.rows)
             codes[:used], steps[:used] = self.codes[self.places], self.steps[self.places]

@@ -21,8 +21,8 @@ from bgem3.index.snapshot import Snapshot
 from bgem3.index_settings import encode_passages, settings_of
 from bgem3.stores.base import check_settings
 from bgem3.stores.chroma_client import check_keys, require_collection
-from bgem3.stores.chroma_graph import Graph
-from bgem3.stores.chroma_opening import Opener, agree, prepare
+from bgem3.stores.chroma_graph import Graph, folder_of
+from bgem3.stores.chroma_opening import Opener, agree, prepare, settle
 from bgem3.stores.chroma_readers import Readers
 from bgem3.stores.chroma_search import ChromaSearcher, retried
 from bgem3.stores.layouts import passage_of
@@ -164,7 +164,7 @@ class ChromaStore:
 
     def unchanged(self, chunks: Sequence[Chunk]) -> set[str]:
         """See `Store.unchanged`."""
-        with self.reading():
+        with self.reading(graph=False):
             return self._searcher.unchanged(chunks)
 
     def replace_metadata(self, chunks: Sequence[Chunk]) -> list[Chunk]:
@@ -184,20 +184,20 @@ class ChromaStore:
 
     def get(self, ids: Sequence[str]) -> list[Chunk]:
         """See `Store.get`."""
-        with self.reading():
+        with self.reading(graph=False):
             found = self._collection.get(list(dict.fromkeys(ids)))
             return [found[one][0] for one in ids if one in found]
 
     def dense_vectors(self, ids: Sequence[str]) -> dict[str, FloatArray]:
         """See `Store.dense_vectors`."""
-        with self.reading():
+        with self.reading(graph=False):
             rows = self._sidecar.rows_of(ids)
             numbers = np.array(list(rows.values()), dtype=np.int64)
             return dict(zip(rows, self._sidecar.dense(numbers), strict=True)) if rows else {}
 
     def find(self, where: Where) -> list[str]:
         """See `Store.find`."""
-        with self.reading():
+        with self.reading(graph=False):
             return self._searcher.ids(self._searcher.all_rows(self._searcher.allowed(where)))
 
     def delete(self, ids: Sequence[str]) -> int:
@@ -210,7 +210,7 @@ class ChromaStore:
 
     def count(self) -> int:
         """See `Store.count`."""
-        with self.reading() as parts:
+        with self.reading(graph=False) as parts:
             return parts.sidecar.count()
 
     def search(self, query: M3Embeddings, plan: SearchPlan) -> Hits:
@@ -220,7 +220,7 @@ class ChromaStore:
     def scan(self, batch_size: int = 256) -> Iterator[tuple[list[Chunk], M3Embeddings]]:
         """See `Store.scan`."""
         row = 0
-        while batch := self._read(partial(self._scan_after, row, batch_size)):
+        while batch := self._read(partial(self._scan_after, row, batch_size), graph=True):
             row, chunks, embeddings = batch
             yield chunks, embeddings
 
@@ -228,9 +228,9 @@ class ChromaStore:
         rows = searcher.sidecar.rows_after(row, n)
         return (int(rows[-1]), *searcher.embedded(rows, self._settings.vocab_size)) if len(rows) else None
 
-    def _read(self, read: Callable[[ChromaSearcher], Result]) -> Result:
+    def _read(self, read: Callable[[ChromaSearcher], Result], *, graph: bool = False) -> Result:
         """Read one state beside other threads; again where another process changed it meanwhile."""
-        return retried(partial(self._readers.run, self.reading, read), self._changed_elsewhere)
+        return retried(partial(self._readers.run, partial(self.reading, graph=graph), read), self._changed_elsewhere)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -279,14 +279,6 @@ class ChromaStore:
         if sparse is not None:
             self._searcher.lexical.add(new_rows(pending), sparse)
 
-    def _settle(self, pending: Sequence[Pending]) -> None:
-        """Ask Chroma what became of chunks whose writing was begun."""
-        found = self._collection.get([one.id for one in pending])
-        old = {one.id: one.old_row for one in pending}
-        # A chunk without a pointer was adopted and not written since: it is at its old row.
-        pointers = {id_: old[id_] if pointer is None else pointer for id_, (_, pointer) in found.items()}
-        self._sidecar.settle(pending, {id_: row for id_, row in pointers.items() if row is not None})
-
     def _open(self, settings: IndexSettings | None) -> None:
         stem = self._folder / f"bgem3-{self._name}"
         path = Path(f"{stem}.sqlite3")
@@ -298,13 +290,15 @@ class ChromaStore:
         try:
             self._settings = agree(self._sidecar, settings)
             self._codec: Codec = get_codec(self._sidecar.codec, self._settings.multi_dim)
-            self._graph = Graph(self._path, self._name, lock=Path(f"{stem}.graph.lock"), sidecar=self._sidecar)
+            embedded = self._path if self._client is None else folder_of(self._client)
+            self._graph = Graph(embedded, self._name, lock=Path(f"{stem}.graph.lock"), sidecar=self._sidecar)
             guards = self._sidecar, self._writer, self._graph
             self._opener = Opener(self._name, *guards, self._path, self._client, adopt=self._adopts)
+            self._graph_generation, row = self._sidecar.generation(), self._sidecar.last_row()
             self._collection = self._opener.open()
             self._settle_after_crash()
             self._readers = Readers(partial(Sidecar, path, codec=self._codec_name))
-            self._load()
+            self._load(row)
         except BaseException:
             self._sidecar.close()
             raise
@@ -316,14 +310,14 @@ class ChromaStore:
             return
         with self._writer.tried() as taken:
             if taken:
-                self._settle(self._sidecar.pending())
+                settle(self._sidecar, self._collection)
 
-    def _load(self) -> None:
+    def _load(self, graph_row: int) -> None:
         """Map the lexical index from its snapshot."""
         folder = self._folder / f"bgem3-{self._name}.lexical"
         self._snapshot = Snapshot(folder, owner=self._sidecar.uuid, weighting=self._settings.lexical)
         lexical = LexicalIndex(self._settings.lexical, self._snapshot.restore())
-        self._searcher = ChromaSearcher(self._sidecar, self._collection, lexical, self._codec)
+        self._searcher = ChromaSearcher(self._sidecar, self._collection, lexical, self._codec, graph_row=graph_row)
         self._follow()
 
     def _follow(self) -> None:
@@ -332,24 +326,28 @@ class ChromaStore:
         self._generation = self._sidecar.generation()
         self._searcher.follow(self._settings.vocab_size)
 
-    def _refresh(self) -> None:
-        """See what another process committed: Chroma's client keeps stale vectors until it is opened again."""
-        if self._sidecar.generation() != self._generation:
+    def _refresh(self, *, graph: bool) -> None:
+        """See what another process committed; Chroma's client keeps its graph as it was until it is opened again."""
+        if (generation := self._sidecar.generation()) != self._generation:
+            self._follow()
+        if generation != self._graph_generation and (graph or self._searcher.behind()):
             with self.released():
                 pass
-            self._follow()
 
     @contextmanager
     def released(self, *, mends: bool = False) -> Iterator[Path | None]:
         """Let go of Chroma's files within, and tell their folder; None where a server has them."""
         self._readers.wait()
+        generation, row = self._sidecar.generation(), self._sidecar.last_row()
         self._collection.close()
         self._lost = True  # until it is open again, which a full disk can prevent
         try:
             yield self._path
         finally:
             self._collection = self._opener.open() if mends else self._opener.reopen()
-            self._searcher.collection = self._collection
+            self._searcher.collection, self._graph_generation = self._collection, generation
+            if self._opener.renews:
+                self._searcher.graph_row = row
             self._lost = False
 
     def _reconnect(self, *, needed: bool = True) -> None:
@@ -368,13 +366,13 @@ class ChromaStore:
             raise StoreClosedError("ChromaStore: not opened yet. Fix: pass it to HybridIndex")
 
     @contextmanager
-    def reading(self) -> Iterator[ChromaSearcher]:
-        """Hold one state of the parts, for those that look into them."""
+    def reading(self, *, graph: bool = True) -> Iterator[ChromaSearcher]:
+        """Hold one state of the parts, for those that look into them; `graph`: with every vector in Chroma's graph."""
         with self._lock:
             self._check_open()
             self._reconnect(needed=self._lost or self._opener.torn())
             with self._sidecar.snapshot():
-                self._refresh()
+                self._refresh(graph=graph)
                 yield self._searcher
 
     @contextmanager
@@ -389,11 +387,11 @@ class ChromaStore:
             self._writer.take()
             self._readers.wait()
             self._reconnect(needed=self._lost)
-            if pending := self._sidecar.pending():
-                self._settle(pending)
-            self._refresh()
+            settle(self._sidecar, self._collection)
+            self._refresh(graph=True)
             self._reconnect(needed=self._collection.outgrown(self._sidecar.last_row()))
+            self._searcher.graph_row = None
             yield self._searcher
             # Last, so that a write that was interrupted before makes the next call load everything again.
-            self._generation = self._sidecar.generation()
+            self._generation = self._graph_generation = self._sidecar.generation()
             self._snapshot.keep_up(self._searcher.lexical.segments(), _SAVED_BETWEEN)

@@ -41,6 +41,8 @@ _BATCH = 1000
 _SAVES_PER_GRAPH = 100
 # Records that closing leaves to the next opening, which takes some milliseconds for each.
 _LEFT_UNSAVED = 250
+# How long closing waits for Chroma to load its graph; some seconds for a million chunks.
+_PATIENCE_S = 120.0
 # Begins the ids of chunks that never are.
 _NOBODY = "_bgem3_nobody_"
 
@@ -277,9 +279,10 @@ class ChromaCollection:
         return True
 
     def close(self) -> None:
-        """Close the client, if it was made here."""
-        if self._loading is not None:
-            wait([self._loading])
+        """Close the client, if it was made here; one that does not finish loading the graph is left as it is."""
+        if self._loading is not None and wait([self._loading], timeout=_PATIENCE_S).not_done:
+            _log.warning("collection %r: Chroma has not loaded its graph within %.0f s", self.name, _PATIENCE_S)
+            return
         if self._owns_client:
             cast(Any, self._client).close()
 

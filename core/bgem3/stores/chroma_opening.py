@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bgem3.errors import IndexMismatchError, StoreError, StoreNotFoundError, StoreWriteError
+from bgem3.errors import IndexMismatchError, StoreCorruptError, StoreError, StoreNotFoundError, StoreWriteError
 from bgem3.index.sidecar import Sidecar
 from bgem3.intake import slices
 from bgem3.stores.base import check_settings
@@ -83,6 +83,11 @@ class Opener:
         self._name, self._sidecar, self._writer, self._graph = name, sidecar, writer, graph
         self._path, self._client, self._adopt = path, client, adopt
 
+    @property
+    def renews(self) -> bool:
+        """Whether opening again shows what other processes wrote: an embedded client of the caller's stays as it is."""
+        return self._client is None or not self._graph.embedded
+
     def open(self) -> ChromaCollection:
         """Open it, and mend its graph where a killed process left it torn.
 
@@ -117,6 +122,11 @@ class Opener:
 
     def mend(self) -> ChromaCollection:
         """Make the graph again from the sidecar's vectors, float16. Nobody may have the collection open."""
+        if self._client is not None:
+            raise StoreCorruptError(
+                f"collection {self._name!r}: a process died while it saved Chroma's graph. Fix: close the client and open "
+                f"ChromaStore(path=..., sidecar=...) once, which makes the graph again"
+            )
         _log.warning("collection %r: its graph is made again after a crash", self._name)
         with self._graph.alone():
             logged = self._graph.drop()
@@ -151,6 +161,17 @@ class Opener:
                 f"Fix: restore them, or delete the sidecar and add the texts again"
             )
         return collection
+
+
+def settle(sidecar: Sidecar, collection: ChromaCollection) -> None:
+    """Finish or take back what was begun: ask Chroma what became of those chunks. Only who holds the writer's lock may."""
+    if not (pending := sidecar.pending()):
+        return
+    found = collection.get([one.id for one in pending])
+    old = {one.id: one.old_row for one in pending}
+    # A chunk without a pointer was adopted and not written since: it is at its old row.
+    pointers = {id_: old[id_] if pointer is None else pointer for id_, (_, pointer) in found.items()}
+    sidecar.settle(pending, {id_: row for id_, row in pointers.items() if row is not None})
 
 
 def refill(collection: ChromaCollection, sidecar: Sidecar, logged: Container[str] = ()) -> None:

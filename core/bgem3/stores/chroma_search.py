@@ -43,9 +43,12 @@ class ChromaSearcher:
     codec: Codec
     # By generation and filter; the copies of several threads share it.
     kept: dict[tuple[object, ...], IntArray] = field(default_factory=dict)
-    # All dense vectors where they are few, else None: then Chroma is asked. And the generation that was true of.
+    # Dense vectors of all rows where those are few, else of the rows that Chroma's graph may lack; None: of none.
     vectors: DenseRows | None = None
-    looked: int = -1
+    # The graph has every row up to this one; None: it has all, since this process writes.
+    graph_row: int | None = None
+    # What `vectors` was made for: a generation, and the rows above which number.
+    _made_for: tuple[int, int | None] | None = None
 
     def follow(self, vocab_size: int) -> None:
         """Bring the lexical index to the rows that the sidecar has."""
@@ -58,15 +61,27 @@ class ChromaSearcher:
     def settle(self) -> None:
         """Bring what searches share to the sidecar's state, before they run side by side."""
         self.lexical.settle()
-        if (generation := self.sidecar.generation()) != self.looked:
-            self.vectors, self.looked = self._all_vectors(), generation
+        wanted = self.sidecar.generation(), 0 if self._few() else self.graph_row
+        if wanted != self._made_for:
+            self.vectors, self._made_for = self._vectors_above(wanted[1]), wanted
 
-    def _all_vectors(self) -> DenseRows | None:
+    def behind(self) -> bool:
+        """Whether the graph lacks more rows than are worth comparing one by one."""
+        if self._few() or self.graph_row is None:
+            return False
+        return bool(np.count_nonzero(self.lexical.rows() > self.graph_row) > LIMIT)
+
+    def _few(self) -> bool:
+        return len(self.lexical) <= LIMIT
+
+    def _vectors_above(self, row: int | None) -> DenseRows | None:
         settings = self.sidecar.settings
-        if len(self.lexical) > LIMIT or settings is None:
+        if row is None or settings is None:
             return None
+        live = self.lexical.rows()
         try:
-            return (self.vectors or DenseRows.none(settings.dim)).follow(self.lexical.rows(), self.sidecar.dense)
+            before = self.vectors or DenseRows.none(settings.dim)
+            return before.follow(live[np.searchsorted(live, row, side="right") :], self.sidecar.dense)
         except StoreCorruptError:
             return None  # so that one damaged chunk leaves the others to be found
 
@@ -92,9 +107,11 @@ class ChromaSearcher:
 
     def dense_top(self, vector: FloatArray, n: int, allowed: IntArray | None) -> tuple[IntArray, FloatArray]:
         """Return at most `n` rows and their scores, best first; exact where all vectors are here or a filter leaves few."""
-        if self.vectors is not None:
+        if self.vectors is not None and self._few():
             return self.vectors.top(vector, n, allowed)
         rows = self._nearest_of_all(vector, n) if allowed is None else self._nearest_allowed(vector, n, allowed)
+        if self.vectors is not None:
+            rows = np.union1d(rows, self.vectors.top(vector, n, allowed)[0])
         scores = self._dense_scores(vector, rows)
         order = np.lexsort((rows, -scores))[:n]
         return rows[order], scores[order]
@@ -178,26 +195,33 @@ class ChromaSearcher:
         return [self.codec.decode(blob) for blob in self.sidecar.multi_vectors(rows)]
 
     def _dense_scores(self, vector: FloatArray, rows: IntArray) -> FloatArray:
-        if self.vectors is not None:
+        if self.vectors is not None and self._few():
             return self.vectors.scores(vector, rows)
         return dense_row_scores(vector, self.sidecar.dense(rows)) if len(rows) else np.empty(0, dtype=np.float32)
 
-    def _nearest(self, vector: FloatArray, n: int) -> IntArray:
+    def _nearest(self, vector: FloatArray, n: int) -> tuple[IntArray, bool]:
+        """Return the rows of about the `n` nearest, and whether Chroma named so many, of which some may be gone."""
         ids = self.collection.nearest(vector, n)
         rows = self.sidecar.rows_of(ids)
-        return np.array([rows[one] for one in ids if one in rows], dtype=np.int64)
+        return np.array([rows[one] for one in ids if one in rows], dtype=np.int64), len(ids) >= n
 
     def _nearest_of_all(self, vector: FloatArray, n: int) -> IntArray:
-        """Ask Chroma; compare with all where its graph lost the way to some, as one that was much changed can."""
-        rows = self._nearest(vector, n)
-        return rows if len(rows) >= n else self.sidecar.all_rows()
+        """Ask Chroma, for more where it names deleted chunks; compare with all where its graph lost the way to some."""
+        depth = n
+        while True:
+            rows, more = self._nearest(vector, depth)
+            if len(rows) >= n:
+                return rows
+            if not more:
+                return self.sidecar.all_rows()
+            depth *= 4
 
     def _nearest_allowed(self, vector: FloatArray, n: int, allowed: IntArray) -> IntArray:
         """Ask Chroma for more and more until enough are allowed; compare with all where that is less work."""
         # So many that `n` are almost surely allowed, were the filter as good as drawn by lot.
         depth = int((1.3 * n + 20) * len(self.lexical) / max(1, len(allowed)))
         while depth < len(allowed):
-            rows = self._nearest(vector, depth)
+            rows, _ = self._nearest(vector, depth)
             kept = rows[np.isin(rows, allowed)]
             if len(kept) >= n:
                 return kept
