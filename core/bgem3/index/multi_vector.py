@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Protocol, TypeAlias
 
@@ -15,7 +15,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from bgem3.embeddings import MultiVectors
 from bgem3.errors import InvalidInputError, StoreCorruptError
 from bgem3.index.rotation import rotate, rotate_back
-from bgem3.index.threads import map_while, thread_count
+from bgem3.index.threads import map_shared, thread_count
 from bgem3.intake import slices
 from bgem3.types import FloatArray, IntArray
 
@@ -104,11 +104,6 @@ def get_codec(name: str, dim: int) -> Codec:
     return _PooledCodec(codec) if pooling else codec
 
 
-def score_parts(match: Matcher, parts: Iterable[Sequence[bytes]]) -> FloatArray:
-    """Return the scores of all parts, in order, several scored while the next are read."""
-    return np.concatenate([np.empty(0, dtype=np.float32), *map_while(match, parts)])
-
-
 class _RecordCodec(ABC):
     """One record a vector; a text's records one after another are its blob."""
 
@@ -129,7 +124,7 @@ class _RecordCodec(ABC):
 
     def scores(self, query: FloatArray, blobs: Sequence[bytes]) -> FloatArray:
         each = min(_TEXTS, max(1, len(blobs) // (2 * thread_count())))
-        return score_parts(self.matcher(query), slices(blobs, each))
+        return np.concatenate([np.empty(0, dtype=np.float32), *map_shared(self.matcher(query), slices(blobs, each))])
 
     def matcher(self, query: FloatArray) -> Matcher:
         match = self._matcher(query)

@@ -31,15 +31,12 @@ def run_all(work: Callable[[Item], None], items: Sequence[Item]) -> None:
         one.result()
 
 
-def map_while(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """Return the work's result for each item, in order, worked on while the next items are made.
-
-    At most a few items wait at a time. An error in the work or in making an item is raised. Must not be called from `work`.
-    """
-    waiting: deque[tuple[int, Item]] = deque()
+def map_shared(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """Return the work's result for each item, in order; a thread that is done takes the next. Must not be called from `work`."""
+    waiting = deque(enumerate(items))
     results: dict[int, Result] = {}
 
-    def work_on() -> None:
+    def take(_: int) -> None:
         while True:
             try:
                 i, item = waiting.popleft()
@@ -47,20 +44,9 @@ def map_while(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Res
                 return
             results[i] = work(item)
 
-    others = []
-    try:
-        for i, item in enumerate(items):
-            waiting.append((i, item))
-            others.append(_pool().submit(work_on))
-            if len(waiting) > 2 * thread_count():
-                work_on()
-        work_on()
-    finally:
-        waiting.clear()
-        wait(others)
-    for one in others:
-        one.result()
-    return [results[i] for i in range(len(results))]
+    count = len(waiting)
+    run_all(take, range(min(thread_count(), count)))
+    return [results[i] for i in range(count)]
 
 
 def map_all(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:

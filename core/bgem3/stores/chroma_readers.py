@@ -9,9 +9,13 @@ from threading import Condition
 from typing import TypeVar
 
 from bgem3.index.sidecar import Sidecar
+from bgem3.index.threads import thread_count
 from bgem3.stores.chroma_search import ChromaSearcher
 
 Result = TypeVar("Result")
+
+# Of one search: as many threads read side by side.
+_CONNECTIONS = min(4, thread_count())
 
 
 class Readers:
@@ -52,15 +56,17 @@ class Readers:
     @contextmanager
     def _one(self, shared: ChromaSearcher) -> Iterator[ChromaSearcher]:
         shared.settle()
-        sidecar = self._free.pop() if self._free else self._connect()
+        own = [self._free.pop() if self._free else self._connect() for _ in range(_CONNECTIONS)]
         with self._ended:
             self._running += 1
         try:
-            with sidecar.snapshot():
-                sidecar.generation()  # the first read decides which state it is
-                yield replace(shared, sidecar=sidecar)
+            with ExitStack() as states:
+                for sidecar in own:
+                    states.enter_context(sidecar.snapshot())
+                    sidecar.generation()  # the first read decides which state it is
+                yield replace(shared, sidecar=own[0], others=own[1:])
         finally:
-            self._free.append(sidecar)
+            self._free += own
             with self._ended:
                 self._running -= 1
                 self._ended.notify_all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import TypeVar
 
 import numpy as np
@@ -14,8 +15,9 @@ from bgem3.embeddings import M3Embeddings, MultiVectors
 from bgem3.errors import StoreCorruptError, StoreError
 from bgem3.index.dense import LIMIT, DenseRows
 from bgem3.index.lexical import LexicalIndex
-from bgem3.index.multi_vector import Codec, score_parts
+from bgem3.index.multi_vector import Codec
 from bgem3.index.sidecar import Sidecar, StoredRow, hash_text
+from bgem3.index.threads import map_shared
 from bgem3.scoring import dense_row_scores
 from bgem3.stores.chroma_client import ChromaCollection
 from bgem3.stores.filters import parse_filter, to_sql
@@ -27,8 +29,8 @@ Result = TypeVar("Result")
 _ATTEMPTS = 50
 # Rows whose sparse weights are read at a time.
 _LOADED = 10_000
-# Rows whose token vectors are read at a time; those read before are scored meanwhile.
-_SCORED = 32
+# Rows whose token vectors a thread reads and scores at a time.
+_SCORED = 16
 # Filters whose rows are kept, 8 bytes a row.
 _FILTERS = 8
 
@@ -41,6 +43,8 @@ class ChromaSearcher:
     collection: ChromaCollection
     lexical: LexicalIndex
     codec: Codec
+    # More connections in the same state, for threads that read beside each other.
+    others: Sequence[Sidecar] = ()
     # By generation and filter; the copies of several threads share it.
     kept: dict[tuple[object, ...], IntArray] = field(default_factory=dict)
     # Dense vectors of all rows where those are few, else of the rows that Chroma's graph may lack; None: of none.
@@ -126,8 +130,7 @@ class ChromaSearcher:
             return self._dense_scores(query.dense[0], rows)
         if head == "sparse":
             return self.lexical.scores(query.sparse, rows)
-        parts = map(self.sidecar.multi_vectors, np.split(rows, range(_SCORED, len(rows), _SCORED)))
-        return score_parts(self.codec.matcher(query.multi_vector[0]), parts)
+        return self._multi_vector_scores(query.multi_vector[0], rows)
 
     def sparse_parts(self, query: csr_array, rows: IntArray) -> list[dict[int, float]]:
         """Return what each shared token id adds to the sparse score of rows."""
@@ -190,6 +193,23 @@ class ChromaSearcher:
             and found[one.id][1] in (one.row, None)
             and hash_text(found[one.id][0].text) == one.text_hash
         }
+
+    def _multi_vector_scores(self, query: FloatArray, rows: IntArray) -> FloatArray:
+        match = self.codec.matcher(query)
+        connections: SimpleQueue[Sidecar] = SimpleQueue()
+        for one in (self.sidecar, *self.others):
+            connections.put(one)
+
+        def score(part: IntArray) -> FloatArray:
+            sidecar = connections.get()
+            try:
+                blobs = sidecar.multi_vectors(part)
+            finally:
+                connections.put(sidecar)
+            return match(blobs)
+
+        parts = np.split(rows, range(_SCORED, len(rows), _SCORED)) if len(rows) else []
+        return np.concatenate([np.empty(0, dtype=np.float32), *map_shared(score, parts)])
 
     def _decoded(self, rows: IntArray) -> list[FloatArray]:
         return [self.codec.decode(blob) for blob in self.sidecar.multi_vectors(rows)]

@@ -1,11 +1,11 @@
-"""Work on items while the next ones are made."""
+"""Work on items in several threads."""
 
 import time
-from threading import Event, get_ident
+from threading import Barrier, Semaphore
 
 import pytest
 
-from bgem3.index.threads import map_while, thread_count
+from bgem3.index.threads import map_shared, thread_count
 
 
 def test_results_come_in_the_order_of_the_items():
@@ -13,44 +13,29 @@ def test_results_come_in_the_order_of_the_items():
         time.sleep(0.002 * (i % 3))
         return i * i
 
-    assert map_while(work, iter(range(40))) == [i * i for i in range(40)]
+    assert map_shared(work, range(40)) == [i * i for i in range(40)]
 
 
 def test_nothing_to_do():
-    assert map_while(len, []) == []
+    assert map_shared(len, []) == []
 
 
-def test_the_first_item_is_worked_on_while_the_second_is_made():
-    begun = Event()
-
-    def items():
-        yield 0
-        assert begun.wait(10)
-        yield 1
-
-    def work(i):
-        begun.set()
-        return get_ident()
-
-    assert map_while(work, items())[0] != get_ident()
+def test_threads_take_items_side_by_side():
+    meeting = Barrier(min(2, thread_count()), timeout=10)
+    map_shared(lambda _: meeting.wait(), range(2))
 
 
-def test_few_items_wait_at_a_time():
-    made, done = 0, 0
-
-    def items():
-        nonlocal made
-        for made in range(1, 101):
-            assert made - done <= 3 * thread_count() + 2
-            yield made
+def test_a_thread_that_is_done_takes_the_next_item():
+    others = Semaphore(0)
 
     def work(i):
-        nonlocal done
-        time.sleep(0.001)
-        done += 1
+        if i == 0:
+            assert all(others.acquire(timeout=10) for _ in range(9))
+        else:
+            others.release()
 
-    map_while(work, items())
-    assert done == 100
+    if thread_count() > 1:
+        map_shared(work, range(10))
 
 
 @pytest.mark.parametrize("bad", [0, 7, 19])
@@ -61,14 +46,5 @@ def test_an_error_in_the_work_is_raised(bad):
         return i
 
     with pytest.raises(ValueError, match=f"not {bad}"):
-        map_while(work, range(20))
-    assert map_while(str, range(3)) == ["0", "1", "2"]
-
-
-def test_an_error_in_making_an_item_is_raised():
-    def items():
-        yield 1
-        raise OSError("disk")
-
-    with pytest.raises(OSError, match="disk"):
-        map_while(str, items())
+        map_shared(work, range(20))
+    assert map_shared(str, range(3)) == ["0", "1", "2"]

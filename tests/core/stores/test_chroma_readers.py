@@ -6,6 +6,7 @@ from threading import Barrier, Event
 import numpy as np
 import pytest
 
+from bgem3.index.threads import thread_count
 from bgem3.stores.chroma import ChromaStore
 from bgem3.types import Chunk, SearchPlan
 from tests.support.vectors import SETTINGS, embed
@@ -91,6 +92,6 @@ def test_an_error_of_one_search_leaves_the_others_and_the_connection(store):
     with pytest.raises(ZeroDivisionError):
         store._readers.run(store.reading, lambda _: 1 / 0)
     connections = len(store._readers._free)
-    assert connections == 1
+    assert connections == min(4, thread_count())
     assert np.isfinite([score for _, score in found(store, "text of 3")]).all()
     assert len(store._readers._free) == connections
