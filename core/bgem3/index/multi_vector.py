@@ -21,8 +21,8 @@ from bgem3.types import FloatArray, IntArray
 
 # Texts that one thread scores at a time, at most.
 _TEXTS = 64
-# Token vectors at a time: a block stays within the processor's cache.
-_BLOCK = 1024
+# Token vectors at a time: a block stays within the processor's cache, when they are compared and when they are encoded.
+_BLOCK, _PACKED = 1024, 128
 # Token vectors pooled together at most: clustering takes the square of them.
 _POOLED_TOGETHER = 512
 _TINY = np.finfo(np.float32).tiny
@@ -116,7 +116,8 @@ class _RecordCodec(ABC):
         self.bytes_per_vector = record.itemsize
 
     def encode(self, vectors: MultiVectors) -> list[bytes]:
-        records = self._pack(vectors.vectors)
+        parts = [vectors.vectors[i : i + _PACKED] for i in range(0, len(vectors.vectors), _PACKED)]
+        records = np.concatenate([np.empty(0, dtype=self._record), *map_shared(self._pack, parts)])
         return [records[start:stop].tobytes() for start, stop in pairwise(vectors.offsets.tolist())]
 
     def decode(self, blob: bytes) -> FloatArray:
@@ -288,6 +289,14 @@ class _CodeCodec(_RecordCodec):
 
 class _BitCodec(_CodeCodec):
     """One bit a dimension, looked up instead of multiplied."""
+
+    def _pack(self, vectors: FloatArray) -> NDArray[Any]:
+        turned = rotate(vectors) if self._rotated else vectors
+        positive = turned >= 0
+        records = np.zeros(len(vectors), dtype=self._record)
+        records["factor"] = self._factors(turned, positive - self._centre, np.float32(1))
+        records["codes"] = np.packbits(positive, axis=1)
+        return records
 
     def _matcher(self, query: FloatArray) -> _Match:
         from bgem3.index.bit_products import best_of_bits, query_table
