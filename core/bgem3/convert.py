@@ -24,7 +24,7 @@ from bgem3.tokenizer import M3Tokenizer
 from bgem3.weights import read_weights
 
 # Raised when a form of an earlier version would give other results.
-VERSION = 3
+VERSION = 4
 
 
 def find_or_convert(checkpoint: Checkpoint, precision: str, *, show_progress: bool = True) -> Path:

@@ -91,8 +91,8 @@ class M3Encoder:
 
         Args:
             model: A folder or a hub id; None: "BAAI/bge-m3", or what the server at base_url has.
-            backend: `onnx` (onnxruntime), `openvino`, `torch`, `flag` (FlagEmbedding), or `auto`: torch where a GPU or
-                bfloat16 is at hand, else onnx, else torch. Only the files it reads are downloaded.
+            backend: `onnx` (onnxruntime), `openvino`, `torch`, `flag` (FlagEmbedding), or `auto`: torch where a GPU,
+                bfloat16 or AVX-512 is at hand, else onnx, else torch. Only the files it reads are downloaded.
                 `remote`: a server at base_url.
             precision: `float32`; `bfloat16` (torch, openvino), `float16` (torch on a GPU), `int8` and `int4` (onnx,
                 openvino), which are converted on first use and kept. `auto`: bfloat16 where the hardware has it,

@@ -246,13 +246,20 @@ def test_a_precision_the_processor_lacks(checkpoint, monkeypatch):
         M3Encoder.from_pretrained(checkpoint, backend="torch", precision="bfloat16")
 
 
-def test_auto_takes_bfloat16_where_the_processor_has_it(checkpoint, monkeypatch):
-    monkeypatch.setattr("bgem3.backends.choice.has_bfloat16", lambda: True)
+@pytest.mark.parametrize(
+    ("bfloat16", "avx512", "taken"),
+    [
+        (True, True, ("torch", "bfloat16")),
+        (True, False, ("torch", "bfloat16")),
+        (False, True, ("torch", "float32")),
+        (False, False, ("onnx", "float32")),
+    ],
+)
+def test_auto_takes_what_is_fastest_on_the_processor(checkpoint, monkeypatch, bfloat16, avx512, taken):
+    monkeypatch.setattr("bgem3.backends.choice.has_bfloat16", lambda: bfloat16)
+    monkeypatch.setattr("bgem3.backends.choice.has_avx512", lambda: avx512)
     encoder = M3Encoder.from_pretrained(checkpoint)
-    assert (encoder.backend, encoder.precision) == ("torch", "bfloat16")
-    monkeypatch.setattr("bgem3.backends.choice.has_bfloat16", lambda: False)
-    encoder = M3Encoder.from_pretrained(checkpoint)
-    assert (encoder.backend, encoder.precision) == ("onnx", "float32")
+    assert (encoder.backend, encoder.precision) == taken
 
 
 def test_a_device_onnxruntime_lacks(checkpoint):

@@ -10,7 +10,7 @@ from typing import Any
 
 from bgem3.backends.accelerator import has_cuda
 from bgem3.backends.base import Backend
-from bgem3.backends.processor import has_bfloat16, has_vnni
+from bgem3.backends.processor import has_avx512, has_bfloat16, has_vnni
 from bgem3.checkpoint import Checkpoint, load_checkpoint
 from bgem3.errors import BackendError, InvalidInputError, MissingExtraError
 from bgem3.forms import converted_form, converted_precisions
@@ -97,9 +97,9 @@ def choose_forms(backend: str, device: str | None, precision: str = "auto") -> t
     if backend == "auto":
         backend, device = _choose_backend(device, precision)
     as_published = precision in ("auto", "float32")
-    halved = precision == "auto" and _has("torch") and has_bfloat16()  # torch is the fastest there
+    torch_first = as_published and _has("torch") and (has_bfloat16() or has_avx512())  # it is the fastest there
     forms: dict[str, tuple[Form, ...]] = {
-        "auto": ("torch", "onnx") if halved else ("onnx", "torch"),
+        "auto": ("torch", "onnx") if torch_first else ("onnx", "torch"),
         # to be converted, the torch file is better: its tensors have names
         "onnx": ("onnx", "torch") if as_published else ("torch", "onnx"),
         "openvino": ("torch", "onnx"),

@@ -31,6 +31,11 @@ def has_vnni() -> bool:
     return bool(flags() & _VNNI)
 
 
+def has_avx512() -> bool:
+    """Tell whether vectors have 512 bits."""
+    return "avx512f" in flags()
+
+
 def processor_name() -> str:
     """Return the architecture and what matters for speed: `x86_64 (avx2, no vnni, no bfloat16)`."""
     wide = next((name for name in ("avx512f", "avx2", "asimd") if name in flags()), "no vector instructions known")

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typer.testing import CliRunner
 
 from bgem3 import M3Encoder
-from bgem3.backends.processor import has_bfloat16
+from bgem3.backends.processor import has_avx512, has_bfloat16
 from bgem3.cli.main import make_app
 
 
@@ -33,5 +33,5 @@ def test_a_model_that_is_not_downloaded():
 
 def test_for_people(checkpoint):
     shown = doctor("--model", str(checkpoint))
-    assert f"would run on {'torch' if has_bfloat16() else 'onnx'}" in shown
+    assert f"would run on {'torch' if has_bfloat16() or has_avx512() else 'onnx'}" in shown
     assert "onnxruntime" in shown
