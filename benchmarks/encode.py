@@ -1,13 +1,13 @@
 """How fast, how exactly and in how much memory each backend encodes, beside FlagEmbedding and other peers?
 
-Usage: python benchmarks/encode.py [--layers 6] [--texts 48] [--runs 3] [--systems NAME ...] [--long] [--work FOLDER]
+Usage: python benchmarks/encode.py [--layers 6] [--texts 48] [--runs 3] [--systems NAME ...] [--long | --in-turn] [--work FOLDER]
            [--median 80] [--longest 512]; a mix of long documents: --median 1500 --longest 4096
        python benchmarks/encode.py --device cuda [--layers 24] [--texts 8000] ...: on a GPU, see benchmarks/encode_gpu.py
 
 A checkpoint of the real size (1,024 wide, 250,002 tokens, 24 layers or `--layers`) with seeded random weights is made in
 `--work` and given to all; the texts have log-normal lengths. Each system runs in a process of its own, whose peak
 of resident memory is its column. `--long` encodes one text of 8,192 tokens instead and prints the peak above the loaded
-model. Figures hold within one run on one machine; the share is of the best bare matrix product seen in the run, in
+model. `--in-turn` runs torch's encoder and a second of the bare product in turn, for machines whose speed moves meanwhile. Figures hold within one run on one machine; the share is of the best bare matrix product seen in the run, in
 bfloat16 for that precision, in float32 for the others.
 """
 
@@ -297,6 +297,18 @@ def product_peaks(best: dict[str, float], runs: int = 30) -> dict[str, float]:
     return seen
 
 
+def sustained(precision: str, least: float = 1.0) -> float:
+    """Return the GFLOP/s of a bare matrix product over some seconds."""
+    import torch
+
+    left, right = (torch.ones(shape, dtype=getattr(torch, precision)) for shape in ((2048, HIDDEN), (HIDDEN, INNER)))
+    runs, start = 0, time.perf_counter()
+    while (taken := time.perf_counter() - start) < least:
+        left.matmul(right)
+        runs += 1
+    return runs * 2 * 2048 * HIDDEN * INNER / taken / 1e9
+
+
 def work(lengths: np.ndarray, layers: int) -> float:
     """Return the GFLOP of a forward pass with all heads over texts of some lengths."""
     a_token = layers * 2 * (4 * HIDDEN**2 + 2 * HIDDEN * INNER) + 2 * HIDDEN**2
@@ -358,6 +370,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS))
     parser.add_argument("--long", action="store_true")
+    parser.add_argument("--in-turn", action="store_true")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "bgem3-bench")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--out", help=argparse.SUPPRESS)
@@ -368,6 +381,8 @@ def main() -> None:
         run_child(options.child, folder, options)
     elif options.long:
         report_long(options)
+    elif options.in_turn:
+        report_in_turn(folder, options)
     else:
         report(folder, options)
 
@@ -442,6 +457,26 @@ def report_long(options: argparse.Namespace) -> None:
             else:
                 above = (got["peak"] - got["before"]) / 1e9
                 print(f"| {name} | {got['seconds'][0]:.1f} | {got['before'] / 1e9:.2f} | {above:.2f} |")
+
+
+def report_in_turn(folder: Path, options: argparse.Namespace) -> None:
+    header(options)
+    print(
+        f"{options.texts} texts, all heads, {options.runs} rounds.\n\n| system | GFLOP/s | of the product's | share, median | all |"
+    )
+    print("|---|---|---|---|---|")
+    texts = make_texts(options.texts, median=options.median, longest=options.longest)
+    for name in ("bgem3 torch float32", *(("bgem3 torch bfloat16",) if has_bfloat16() else ())):
+        precision = name.split()[-1]
+        encode = SYSTEMS[name](folder, options.longest)
+        amount = work(np.array([len(vectors) + 1 for vectors in encode(texts)["vectors"]]), options.layers)
+        products, rates = [sustained(precision)], []
+        for _ in range(options.runs):
+            rates.append(amount / timed(encode, texts))
+            products.append(sustained(precision))
+        shares = [rate / ((one + other) / 2) for rate, (one, other) in zip(rates, pairwise(products), strict=True)]
+        every = ", ".join(f"{share:.0%}" for share in sorted(shares))
+        print(f"| {name} | {np.median(rates):.0f} | {np.median(products):.0f} | {np.median(shares):.0%} | {every} |")
 
 
 if __name__ == "__main__":
