@@ -51,6 +51,8 @@ class ChromaSearcher:
     vectors: DenseRows | None = None
     # The graph has every row up to this one; None: it has all, since this process writes.
     graph_row: int | None = None
+    # The sidecar's copy of a vector that `vectors` should hold is damaged: only the graph tells what is near.
+    damaged: bool = False
     # What `vectors` was made for: a generation, and the rows above which number.
     _made_for: tuple[int, int | None] | None = None
 
@@ -71,15 +73,15 @@ class ChromaSearcher:
 
     def behind(self) -> bool:
         """Whether the graph lacks more rows than are worth comparing one by one."""
-        if self._few() or self.graph_row is None:
+        if self.graph_row is None or (self._few() and not self.damaged):
             return False
-        return bool(np.count_nonzero(self.lexical.rows() > self.graph_row) > LIMIT)
+        return bool(np.count_nonzero(self.lexical.rows() > self.graph_row) > (0 if self.damaged else LIMIT))
 
     def _few(self) -> bool:
         return len(self.lexical) <= LIMIT
 
     def _vectors_above(self, row: int | None) -> DenseRows | None:
-        settings = self.sidecar.settings
+        settings, self.damaged = self.sidecar.settings, False
         if row is None or settings is None:
             return None
         live = self.lexical.rows()
@@ -87,7 +89,8 @@ class ChromaSearcher:
             before = self.vectors or DenseRows.none(settings.dim)
             return before.follow(live[np.searchsorted(live, row, side="right") :], self.sidecar.dense)
         except StoreCorruptError:
-            return None  # so that one damaged chunk leaves the others to be found
+            self.damaged = True  # and the others can be found
+            return None
 
     def allowed(self, where: Where | None) -> IntArray | None:
         """Return the rows that a filter admits; those of the last few filters are kept until a chunk changes."""

@@ -1,8 +1,10 @@
 """A process that reads while another one writes, and opens Chroma's graph anew only where it must."""
 
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -146,4 +148,20 @@ def test_who_takes_over_writing_has_the_whole_graph(folder, monkeypatch):
     check(reader, writer)
     assert reader._searcher.vectors is None
     assert verify(reader) == Report(49)
+    reader.close()
+
+
+def test_beside_a_damaged_vector_the_graph_is_opened_again_at_each_commit(folder, writer, monkeypatch):
+    monkeypatch.setattr("bgem3.stores.chroma_search.LIMIT", 100)
+    writer.put(range(20))
+    with closing(sqlite3.connect(folder / "bgem3-bgem3.sqlite3")) as database, database:
+        database.execute("UPDATE rows SET dense = zeroblob(length(dense)) WHERE id = 'id 0'")
+    reader = ChromaStore(folder)
+    reader.open(SETTINGS)
+    check(reader, writer, k=1)
+    assert reader._searcher.damaged
+    graph = reader._collection
+    writer.put(range(20, 40))
+    check(reader, writer, k=1)
+    assert reader._collection is not graph
     reader.close()
