@@ -1,5 +1,8 @@
 """What happens where a device's memory or a number's range ends, on real modules."""
 
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +56,32 @@ def test_one_text_that_does_not_fit(checkpoint):
         BackendError, match=r"no memory left for one text of 32 tokens \(Tried .*Fix: a lower max_length="
     ):
         backend.forward(SEQUENCES, HEADS)
+
+
+def test_one_text_is_tried_again_when_no_other_batch_is_in_flight(checkpoint):
+    backend = TorchBackend(load_checkpoint(checkpoint))
+    expected = backend.forward(SEQUENCES[:1], HEADS)
+    backend._streams = SimpleQueue()
+    for _ in range(3):
+        backend._streams.put(None)  # stands for the default stream
+    other = backend._streams.get()
+    model, left = backend._model, []
+
+    def full_at_first(ids, positions, lengths):
+        left.append(backend._streams.qsize())
+        if len(left) == 1:
+            raise torch.cuda.OutOfMemoryError("Tried to allocate 1 GiB")
+        return model(ids, positions, lengths)
+
+    backend._model = full_at_first
+    with ThreadPoolExecutor(1) as pool:
+        tried = pool.submit(backend.forward, SEQUENCES[:1], HEADS)
+        with pytest.raises(TimeoutError):
+            tried.result(0.3)
+        backend._streams.put(other)
+        assert_same(tried.result(10), expected, 1e-6)
+    assert left == [1, 0]
+    assert backend._streams.qsize() == 3
 
 
 def test_another_error_is_not_taken_for_a_full_memory(checkpoint):

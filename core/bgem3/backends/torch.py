@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -77,6 +77,7 @@ class TorchBackend:
         self._checkpoint = checkpoint
         self._wider: TorchBackend | None = None
         self._widening = Lock()
+        self._one_alone = Lock()
         dtype = _DTYPES[precision]
         try:
             self._model = _Model(checkpoint, torch.device(self.device), dtype)
@@ -115,28 +116,39 @@ class TorchBackend:
     def forward(self, sequences: Sequence[IntArray], heads: Collection[Head]) -> HeadOutputs:
         """Encode token sequences; see `Backend.forward`.
 
-        A batch that exceeds the device's memory is halved until it fits. A result in float16 that is not finite is
+        A batch that exceeds the device's memory is halved until it fits; a single text is tried once more when no other
+        batch is in flight. A result in float16 that is not finite is
         computed again in float32, with weights that are loaded then, and a `PrecisionWarning`.
         """
         try:
             outputs = self._forward(sequences, heads)
-        except torch.OutOfMemoryError as error:
-            if len(sequences) == 1:
-                raise BackendError(
-                    f"device: {self.device} has no memory left for one text of {len(sequences[0])} tokens ({error}). "
-                    f"Fix: a lower max_length=, precision='bfloat16', or device='cpu'"
-                ) from error
+        except torch.OutOfMemoryError:
             outputs = None
         except RuntimeError as error:
             raise BackendError(f"torch failed on a batch of {sum(map(len, sequences))} tokens: {error}") from error
         if outputs is None:  # out here the failed attempt's tensors are gone
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            half = len(sequences) // 2
-            return HeadOutputs.join([self.forward(part, heads) for part in (sequences[:half], sequences[half:])])
+            if len(sequences) > 1:
+                half = len(sequences) // 2
+                return HeadOutputs.join([self.forward(part, heads) for part in (sequences[:half], sequences[half:])])
+            outputs = self._forward_alone(sequences, heads)
         if self.precision == "float16" and not outputs.is_finite():
             return self._in_float32(sequences, heads)
         return outputs
+
+    def _forward_alone(self, sequences: Sequence[IntArray], heads: Collection[Head]) -> HeadOutputs:
+        """Encode one text while no other batch holds memory."""
+        with self._one_alone, ExitStack() as taken:
+            for _ in range(_STREAMS - 1 if self._streams is not None else 0):
+                taken.enter_context(self._stream())
+            try:
+                return self._forward(sequences, heads)
+            except torch.OutOfMemoryError as error:
+                raise BackendError(
+                    f"device: {self.device} has no memory left for one text of {len(sequences[0])} tokens ({error}). "
+                    f"Fix: a lower max_length=, precision='bfloat16', or device='cpu'"
+                ) from error
 
     def _in_float32(self, sequences: Sequence[IntArray], heads: Collection[Head]) -> HeadOutputs:
         warnings.warn(
