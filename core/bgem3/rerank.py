@@ -75,9 +75,12 @@ class Reranker:
 
     def _ranked(self, embeddings: M3Embeddings, texts: Sequence[str], top_n: int | None) -> list[Ranked]:
         scores = score(embeddings[[0]], embeddings[1:])
-        total = scores.combine(self.weights)[0]
+        # Equal texts are told apart by a last bit, since products round by place: they take the first one's scores.
+        first: dict[str, int] = {}
+        same = [first.setdefault(text, i) for i, text in enumerate(texts)]
+        total = scores.combine(self.weights)[0][same]
         order = np.argsort(-total, kind="stable")[:top_n]
-        return [Ranked(int(i), texts[i], float(total[i]), _by_head(scores, int(i))) for i in order]
+        return [Ranked(int(i), texts[i], float(total[i]), _by_head(scores, same[i])) for i in order]
 
 
 def _by_head(scores: Scores, position: int) -> dict[Head, float]:
