@@ -127,10 +127,6 @@ class ChromaCollection:
         with self.errors(StoreError):
             pass
 
-    def has_chunks(self) -> bool:
-        """Whether there are any."""
-        return (self._graph.embedded and self._graph.has_chunks()) or self.count() > 0
-
     @property
     def owner(self) -> str | None:
         """The uuid of the sidecar that the collection belongs to, None where another program made it."""

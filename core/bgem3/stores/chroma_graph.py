@@ -109,8 +109,13 @@ class Graph:
         return self._ask(_UNSAVED, self._name, saved[0] if saved else 0)
 
     def has_chunks(self) -> bool:
-        """Whether Chroma's database holds chunks of the collection; the graph is not loaded for that."""
-        return bool(self._ask(_ANY, self._name))
+        """Whether an embedded Chroma's database surely holds chunks of the collection; the graph is not loaded for that."""
+        if self._path is None or not (self._path / "chroma.sqlite3").is_file():
+            return False
+        try:
+            return bool(self._ask(_ANY, self._name))
+        except StoreError:  # tables that Chroma has yet to make
+            return False
 
     def torn(self) -> bool:
         """Whether a killed process left files that disagree. Only true while nobody has the collection open."""

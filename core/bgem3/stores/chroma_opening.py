@@ -143,6 +143,9 @@ class Opener:
         """Open it as it is; its graph is loaded beside what comes next, unless this waits for it."""
         with ExitStack() as alone:
             alone.enter_context(self._graph.alone())
+            # Before Chroma may write there: SQLite's locks do not keep two copies of it in one process apart, and a second
+            # one would take the journal of a transaction under way for one that a crash left, and undo it.
+            there = self._graph.has_chunks()
             collection = ChromaCollection(
                 self._name, self._sidecar.uuid, self._graph, path=self._path, client=self._client, adopt=self._adopt
             )
@@ -150,7 +153,7 @@ class Opener:
         try:
             if waits:
                 collection.loaded()
-            there = collection.has_chunks()
+            there = there or collection.count() > 0
         except BaseException:
             collection.close()
             raise

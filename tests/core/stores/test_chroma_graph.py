@@ -182,3 +182,13 @@ def test_a_vector_that_neither_chroma_nor_the_sidecar_has_is_encoded_again(folde
     assert backfill(store, embed) == {"id 2": "damaged"}
     assert verify(store) == Report(21)
     store.close()
+
+
+def test_chromas_database_without_tables_yet(folder):
+    """As a process leaves it that is killed while Chroma opens its folder for the first time."""
+    folder.mkdir()
+    (folder / "chroma.sqlite3").touch()
+    store = opened(folder)
+    put(store, IDS[:3])
+    assert store.count() == 3
+    store.close()
