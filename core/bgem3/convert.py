@@ -23,7 +23,7 @@ from bgem3.hub import COMMON_FILES
 from bgem3.tokenizer import M3Tokenizer
 from bgem3.weights import read_weights
 
-# Raised when a form of an earlier version would give other results.
+# Raised when a form of an earlier version would give other results, or be slower.
 VERSION = 4
 
 

@@ -117,8 +117,8 @@ class TorchBackend:
         """Encode token sequences; see `Backend.forward`.
 
         A batch that exceeds the device's memory is halved until it fits; a single text is tried once more when no other
-        batch is in flight. A result in float16 that is not finite is
-        computed again in float32, with weights that are loaded then, and a `PrecisionWarning`.
+        batch is in flight. A result in float16 that is not finite is computed again in float32, with weights that
+        are loaded then, and a `PrecisionWarning`.
         """
         try:
             outputs = self._forward(sequences, heads)

@@ -1,4 +1,6 @@
-"""The compiled loops of the inverted index, and of the dense vectors beside it. Imported on the first query: compiling takes a moment, once a machine.
+"""The compiled loops of the inverted index, and of the dense vectors beside it.
+
+Imported on the first query: compiling takes a moment, once a machine.
 
 A posting list is `docs[start:stop]`, rising numbers of one segment, and the weights beside them. With
 `damping` (one value a document) a weight w counts as w / (w + damping), which is BM25; an empty array

@@ -16,15 +16,11 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from bgem3.errors import StoreError, StoreLockedError, StoreWriteError
 from bgem3.index.sidecar import Sidecar
-
-if TYPE_CHECKING:
-    from chromadb.api import ClientAPI
 
 _SEGMENT = (
     "SELECT segments.id FROM segments JOIN collections ON collections.id = segments.collection "
@@ -182,12 +178,6 @@ class Graph:
 
     def _database(self) -> sqlite3.Connection:
         return _connect(self._path or Path())
-
-
-def folder_of(client: ClientAPI) -> Path | None:
-    """Return the folder of a client whose Chroma is embedded and on disk, else None."""
-    settings = client.get_settings()
-    return Path(settings.persist_directory).resolve() if settings.is_persistent else None
 
 
 def vacuum(path: Path) -> None:

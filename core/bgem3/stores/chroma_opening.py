@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bgem3.errors import IndexMismatchError, StoreCorruptError, StoreError, StoreNotFoundError, StoreWriteError
+from bgem3.errors import IndexMismatchError, StoreError, StoreNotFoundError, StoreWriteError
 from bgem3.index.sidecar import Sidecar
 from bgem3.intake import slices
 from bgem3.stores.base import check_settings
@@ -86,7 +86,7 @@ class Opener:
     @property
     def renews(self) -> bool:
         """Whether opening again shows what other processes wrote: an embedded client of the caller's stays as it is."""
-        return self._client is None or not self._graph.embedded
+        return self._client is None or not self._client.get_settings().is_persistent
 
     def open(self) -> ChromaCollection:
         """Open it, and mend its graph where a killed process left it torn.
@@ -122,11 +122,6 @@ class Opener:
 
     def mend(self) -> ChromaCollection:
         """Make the graph again from the sidecar's vectors, float16. Nobody may have the collection open."""
-        if self._client is not None:
-            raise StoreCorruptError(
-                f"collection {self._name!r}: a process died while it saved Chroma's graph. Fix: close the client and open "
-                f"ChromaStore(path=..., sidecar=...) once, which makes the graph again"
-            )
         _log.warning("collection %r: its graph is made again after a crash", self._name)
         with self._graph.alone():
             logged = self._graph.drop()

@@ -5,11 +5,9 @@ import shutil
 import sqlite3
 from contextlib import closing
 
-import chromadb
 import numpy as np
 import pytest
 
-from bgem3.errors import StoreCorruptError
 from bgem3.stores import chroma_client
 from bgem3.stores.chroma import ChromaStore
 from bgem3.stores.chroma_upkeep import Report, backfill, verify
@@ -117,25 +115,6 @@ def test_a_reader_that_outlives_the_writer_mends_too(folder):
     assert opened_sidecar(died, "SELECT count(*) FROM meta WHERE key = 'graph'") == 0
     assert verify(reader) == Report(21)
     reader.close()
-
-
-def test_a_client_of_the_callers_is_told_to_let_the_graph_be_mended(folder):
-    died = killed_while_saving(folder, "map")
-    with closing(chromadb.PersistentClient(str(died))) as client:
-        given = ChromaStore(client=client, sidecar=died)
-        with pytest.raises(
-            StoreCorruptError, match=r"died while it saved .* Fix: close the client and open ChromaStore"
-        ):
-            given.open(SETTINGS)
-    opened(died).close()
-    with closing(chromadb.PersistentClient(str(died))) as client:
-        given = ChromaStore(client=client, sidecar=died)
-        given.open(SETTINGS)
-        assert given.search(embed(["text of id 7"]), DENSE)[0].id == "id 7"
-        put(given, ["id 40"])
-        assert opened_sidecar(died, "SELECT count(*) FROM meta WHERE key = 'graph'") == 1
-        given.close()
-        assert opened_sidecar(died, "SELECT count(*) FROM meta WHERE key = 'graph'") == 0
 
 
 def test_a_mend_that_was_broken_off_begins_again(folder):
