@@ -1,9 +1,9 @@
 """Processes that write to two collections of one folder until they are killed, and say what they were told is stored.
 
 `python chroma_writer.py FOLDER` imports once and then, for each line of JSON `{"seed": n, "state": {...}}` on stdin,
-forks a process that writes; it prints that process's number, and `dead` when it has ended. A state is
-`{"collection/id": [text version, metadata version]}`. Each operation prints what it changes, `null` for a deleted
-chunk, before it starts and again when it is acknowledged.
+forks a process that writes, a thread for each collection; it prints that process's number, and `dead` when it has
+ended. A state is `{"collection/id": [text version, metadata version]}`. Each operation prints its collection and what
+it changes, `null` for a deleted chunk, before it starts and again when it is acknowledged.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import random
 import subprocess
 import sys
 import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -54,12 +56,27 @@ def main(folder: str) -> None:
 
 
 def write(folder: str, seed: int, state: dict[str, list[int]]) -> None:
+    """Write to each collection from a thread of its own, for ever; end the process where one fails."""
+    with ThreadPoolExecutor() as pool:
+        threads = [
+            pool.submit(
+                write_to,
+                folder,
+                name,
+                random.Random(f"{seed} {name}"),
+                {key: tuple(versions) for key, versions in state.items() if key.startswith(f"{name}/")},
+            )
+            for name in COLLECTIONS
+        ]
+        for thread in as_completed(threads):
+            traceback.print_exception(thread.exception())
+            os._exit(1)
+
+
+def write_to(folder: str, name: str, rng: random.Random, known: dict[str, Versions]) -> None:
     """Add, overwrite and delete chunks and replace metadata, for ever."""
-    rng = random.Random(seed)
-    stores = {name: opened(folder, name) for name in COLLECTIONS}
-    known = {key: tuple(versions) for key, versions in state.items()}
+    store = opened(folder, name)
     for version in count(1 + max((max(versions) for versions in known.values()), default=0)):
-        name = rng.choice(COLLECTIONS)
         picked = rng.sample(IDS, rng.randint(1, 20))
         kind = rng.choices(("upsert", "delete", "metadata"), (5, 3, 2))[0]
         if kind == "metadata":
@@ -68,14 +85,14 @@ def write(folder: str, seed: int, state: dict[str, list[int]]) -> None:
         for id_ in picked:
             text_version = known[f"{name}/{id_}"][0] if kind == "metadata" else version
             after[f"{name}/{id_}"] = None if kind == "delete" else (text_version, version)
-        line = json.dumps(after)
+        line = json.dumps({"collection": name, "after": after})
         tell(line)
-        change(stores[name], kind, [(id_, after[f"{name}/{id_}"]) for id_ in picked])
+        change(store, kind, [(id_, after[f"{name}/{id_}"]) for id_ in picked])
         tell(line)
         known = {key: versions for key, versions in (known | after).items() if versions}
         if rng.random() < 0.2:
-            stores[name].close()  # which has Chroma save its graph
-            stores[name] = opened(folder, name)
+            store.close()  # which has Chroma save its graph
+            store = opened(folder, name)
 
 
 def opened(folder: str, name: str) -> ChromaStore:
@@ -107,7 +124,7 @@ class Writers:
 
     Attributes:
         state: What the writers were told is stored.
-        began: What the operation under way changes; empty between operations.
+        began: What the operations under way change, by collection.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -116,7 +133,7 @@ class Writers:
         self._folder = folder
         self._child = 0
         self.state: dict[str, list[int]] = {}
-        self.began: dict[str, list[int] | None] = {}
+        self.began: dict[str, dict[str, list[int] | None]] = {}
 
     def start(self, seed: int) -> None:
         """Start a writer that goes on from the state."""
@@ -125,9 +142,8 @@ class Writers:
 
     def acknowledge(self, n: int) -> None:
         """Wait until `n` more operations are acknowledged."""
-        for _ in range(n):
-            self._apply(self._process.stdout.readline())
-            self._apply(self._process.stdout.readline())
+        while n:
+            n -= self._apply(self._process.stdout.readline())
 
     def await_save(self, seconds: float) -> None:
         """Wait until Chroma begins to save a graph, at most so long, without giving the processor away."""
@@ -153,13 +169,16 @@ class Writers:
         self._process.wait()
         self._process.stdout.close()
 
-    def _apply(self, line: str) -> None:
+    def _apply(self, line: str) -> bool:
+        """Take note of an operation; whether it is acknowledged."""
         operation = json.loads(line)
-        if operation != self.began or not self.began:
-            self.began = operation
-            return
-        self.began = {}
-        self.state = {key: versions for key, versions in (self.state | operation).items() if versions}
+        name, after = operation["collection"], operation["after"]
+        if name not in self.began:
+            self.began[name] = after
+            return False
+        assert self.began.pop(name) == after
+        self.state = {key: versions for key, versions in (self.state | after).items() if versions}
+        return True
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from bgem3.index.sidecar import Pending, Sidecar, hash_text, new_rows, old_rows
 from bgem3.index.snapshot import Snapshot
 from bgem3.index_settings import encode_passages, settings_of
 from bgem3.stores.base import check_settings
-from bgem3.stores.chroma_client import check_keys, require_collection
+from bgem3.stores.chroma_client import check_keys
+from bgem3.stores.chroma_embedded import require_collection
 from bgem3.stores.chroma_graph import Graph
 from bgem3.stores.chroma_opening import Opener, agree, prepare, settle
 from bgem3.stores.chroma_readers import Readers
@@ -345,7 +346,7 @@ class ChromaStore:
         finally:
             self._collection = self._opener.open() if mends else self._opener.reopen()
             self._searcher.collection, self._graph_generation = self._collection, generation
-            if self._opener.renews:
+            if self._collection.fresh:
                 self._searcher.graph_row = row
             self._lost = False
 

@@ -16,13 +16,12 @@ from bgem3.errors import (
     BGEM3Error,
     IndexMismatchError,
     InvalidMetadataError,
-    MissingExtraError,
     StoreAccessError,
     StoreConnectionError,
     StoreError,
-    StoreNotFoundError,
     StoreWriteError,
 )
+from bgem3.stores.chroma_embedded import connect, disconnect
 from bgem3.stores.chroma_graph import Graph
 from bgem3.types import Chunk, FloatArray
 
@@ -58,6 +57,10 @@ class ChromaCollection:
         client: A Chroma client, which stays open on `close`.
         adopt: Take a collection that another program made, and mark it.
 
+    Attributes:
+        fresh: Whether it shows what other processes wrote before it was opened: an embedded client of the caller's may
+            have loaded its graph long ago.
+
     Raises:
         MissingExtraError: chromadb is not installed.
         IndexMismatchError: the collection belongs to another sidecar or program.
@@ -79,7 +82,7 @@ class ChromaCollection:
         self._loading: Future[None] | None = None
         self._owns_client = client is None
         with self.errors(StoreError):
-            self._client = client or _embedded_client(path)
+            self._client, self.fresh = (client, not client.get_settings().is_persistent) if client else connect(path)
             self._collection = self._client.get_or_create_collection(
                 name, metadata={_OWNER: owner}, configuration=cast(Any, {"hnsw": _HNSW}), embedding_function=None
             )
@@ -280,7 +283,7 @@ class ChromaCollection:
             _log.warning("collection %r: Chroma has not loaded its graph within %.0f s", self.name, _PATIENCE_S)
             return
         if self._owns_client:
-            cast(Any, self._client).close()
+            disconnect(self._client)
 
     @contextmanager
     def errors(self, kind: type[StoreError]) -> Iterator[None]:
@@ -306,30 +309,6 @@ class ChromaCollection:
         return (slice(start, start + self._batch) for start in range(0, n, self._batch))
 
 
-def require_collection(name: str, *, path: Path | None, client: ClientAPI | None) -> None:
-    """Raise StoreNotFoundError where there is no such collection; nothing is made."""
-    if client is None and not (path and (path / "chroma.sqlite3").is_file()):
-        raise StoreNotFoundError(f"{path}: no Chroma database. Fix: the folder that was its persist_directory")
-    opened = client or _embedded_client(path)
-    try:
-        names = [collection.name for collection in opened.list_collections()]
-    finally:
-        if client is None:
-            cast(Any, opened).close()
-    if name not in names:
-        raise StoreNotFoundError(f"collection: none is called {name!r}, there are {', '.join(names) or 'none'}")
-
-
-def delete_collection(name: str, path: Path) -> None:
-    """Delete a collection of an embedded Chroma with all its chunks; one that is not there is left so."""
-    client = _embedded_client(path)
-    try:
-        if name in [collection.name for collection in client.list_collections()]:
-            client.delete_collection(name)
-    finally:
-        cast(Any, client).close()
-
-
 def _server_error(error: BaseException | None, name: str) -> StoreError | None:
     """Return our error for one of a Chroma server's connection or key, whatever chromadb wrapped it in."""
     while error is not None:
@@ -344,24 +323,6 @@ def _server_error(error: BaseException | None, name: str) -> StoreError | None:
             )
         error = error.__cause__ or error.__context__
     return None
-
-
-def _embedded_client(path: Path | None) -> ClientAPI:
-    chromadb = _import_chroma()
-    try:
-        client: ClientAPI = chromadb.PersistentClient(str(path), settings=chromadb.Settings(anonymized_telemetry=False))
-    except Exception:  # whatever it was goes on to the caller
-        _forget_system(str(path))
-        raise
-    return client
-
-
-def _forget_system(path: str) -> None:
-    """Take a system that did not start out of chromadb's cache, which hands it to the next client otherwise."""
-    from chromadb.api.shared_system_client import SharedSystemClient
-
-    if not SharedSystemClient._identifier_to_refcount.get(path):
-        SharedSystemClient._identifier_to_system.pop(path, None)
 
 
 def _metadatas(
@@ -383,11 +344,3 @@ def check_keys(chunks: Sequence[Chunk]) -> None:
         for key in chunk.metadata:
             if key.startswith(("#", "$", "chroma:")):
                 raise InvalidMetadataError(f"metadata of {chunk.id!r}: Chroma refuses the key {key!r}. Fix: rename it")
-
-
-def _import_chroma() -> Any:
-    try:
-        import chromadb
-    except ImportError as error:
-        raise MissingExtraError("chromadb", "chroma", "ChromaStore") from error
-    return chromadb

@@ -14,18 +14,22 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from bgem3.errors import StoreError, StoreLockedError, StoreWriteError
 from bgem3.index.sidecar import Sidecar
+from bgem3.stores.chroma_database import Rows, Statement, run
 
-_SEGMENT = (
+_SEGMENTS = (
     "SELECT segments.id FROM segments JOIN collections ON collections.id = segments.collection "
     "WHERE collections.name = ? AND segments.scope = 'VECTOR'"
 )
+_SAVED = f"SELECT seq_id FROM max_seq_id WHERE segment_id IN ({_SEGMENTS})"
+_FORGET_SAVED = f"DELETE FROM max_seq_id WHERE segment_id IN ({_SEGMENTS})"
 # Operations 0 and 2 are add and upsert; an update of a chunk that is not in the graph is passed over.
 _LOGGED = (
     "SELECT embeddings_queue.id FROM embeddings_queue JOIN collections ON topic LIKE '%' || collections.id "
@@ -37,7 +41,7 @@ _ANY = (
 )
 _UNSAVED = (
     "SELECT count(*) FROM embeddings_queue JOIN collections ON topic LIKE '%' || collections.id "
-    "WHERE collections.name = ? AND seq_id > ?"
+    f"WHERE collections.name = ? AND seq_id > coalesce(({_SAVED}), 0)"
 )
 # How long another process may take to write one batch.
 _PATIENCE_S = 120.0
@@ -59,7 +63,9 @@ class Graph:
         self._name = name
         self._lock = FileLock(lock, thread_local=False, poll_interval=0.01)
         self._sidecar = sidecar
-        self._noted: str | None = None
+        self._segments: list[str] = []
+        self._seen: dict[str, Any] = {}
+        self._noted: dict[str, Any] | None = None
 
     @property
     def embedded(self) -> bool:
@@ -101,27 +107,29 @@ class Graph:
 
     def unsaved(self) -> int:
         """Return the number of records that are in Chroma's log and not in the files: an opening applies them again."""
-        saved = json.loads(self._state())["saved"]
-        return self._ask(_UNSAVED, self._name, saved[0] if saved else 0)
+        return int(self._ask((_UNSAVED, [self._name] * 2))[0][0][0])
 
     def has_chunks(self) -> bool:
         """Whether an embedded Chroma's database surely holds chunks of the collection; the graph is not loaded for that."""
         if self._path is None or not (self._path / "chroma.sqlite3").is_file():
             return False
         try:
-            return bool(self._ask(_ANY, self._name))
+            return bool(self._look((_ANY, [self._name]))[0][0][0])
         except StoreError:  # tables that Chroma has yet to make
             return False
 
     def torn(self) -> bool:
-        """Whether a killed process left files that disagree. Only true while nobody has the collection open."""
+        """Whether a killed process left files that disagree. Only true while nobody changes the collection."""
         noted = self._sidecar.graph()
         if noted is None or self._path is None:
             return False
         if not noted:  # it was being made again
             return True
-        before, now = json.loads(noted), json.loads(self._state())
-        return bool(before["saved"] == now["saved"] and before["files"] != now["files"])
+        before = json.loads(noted)
+        if self._seen and before["files"] == self._files():
+            return False
+        self._look()
+        return bool(before["saved"] == self._seen["saved"] and before["files"] != self._seen["files"])
 
     def drop(self) -> set[str]:
         """Throw the files away, so that Chroma begins with an empty graph. The collection must not be open.
@@ -134,16 +142,16 @@ class Graph:
         """
         assert self._path is not None
         self._sidecar.note_graph("")
+        name = [self._name]
         try:
-            with closing(self._database()) as database, database:
-                for (segment,) in database.execute(_SEGMENT, [self._name]).fetchall():
-                    database.execute("DELETE FROM max_seq_id WHERE segment_id = ?", [segment])
-                    shutil.rmtree(self._path / segment, ignore_errors=True)
-                return {id_ for (id_,) in database.execute(_LOGGED, [self._name])}
-        except (OSError, sqlite3.Error) as error:
+            segments, _, logged = run(self._path, (_SEGMENTS, name), (_FORGET_SAVED, name), (_LOGGED, name))
+        except sqlite3.Error as error:
             raise StoreWriteError(
                 f"{self._path}: {error}. Fix: make the folder writable, or free disk space"
             ) from error
+        for (segment,) in segments:
+            shutil.rmtree(self._path / segment, ignore_errors=True)
+        return {id_ for (id_,) in logged}
 
     def settle(self) -> None:
         """Say that the files agree and nobody changes them."""
@@ -152,51 +160,50 @@ class Graph:
             self._sidecar.note_graph(None)
 
     def _note(self) -> None:
-        if self._path is not None and (state := self._state()) != self._noted:
-            self._sidecar.note_graph(state)
-            self._noted = state
+        if self._path is None:
+            return
+        if not self._segments or self._files() != self._seen["files"]:  # Chroma saves seldom: the number stays else
+            self._look()
+        if self._seen != self._noted:
+            self._sidecar.note_graph(json.dumps(self._seen))
+            self._noted = self._seen
 
-    def _state(self) -> str:
-        """Return the number of the last record that Chroma says is saved, and the files' sizes and times, as JSON."""
+    def _look(self, *more: Statement) -> list[Rows]:
+        """See the number of the last record that Chroma says is saved, and the files; return the rows of `more`."""
+        name = [self._name]
+        segments, saved, *found = self._ask((_SEGMENTS, name), (_SAVED, name), *more)
+        self._segments = [segment for (segment,) in segments]
+        self._seen = {"saved": saved[0] if saved else None, "files": self._files()}
+        return found
+
+    def _files(self) -> dict[str, list[int]]:
+        """Return the sizes and times of the graph's files."""
         assert self._path is not None
-        saved, files = None, {}
         try:
-            with closing(self._database()) as database:
-                for (segment,) in database.execute(_SEGMENT, [self._name]).fetchall():
-                    saved = database.execute("SELECT seq_id FROM max_seq_id WHERE segment_id = ?", [segment]).fetchone()
-                    files = {one.name: _size_and_time(one) for one in sorted((self._path / segment).glob("*"))}
-        except (OSError, sqlite3.Error) as error:
+            files = [one for segment in self._segments for one in sorted((self._path / segment).glob("*"))]
+            return {one.name: _size_and_time(one) for one in files}
+        except OSError as error:
             raise StoreError(f"{self._path}: Chroma's files cannot be read ({error})") from error
-        return json.dumps({"saved": saved, "files": files})
 
-    def _ask(self, sql: str, *values: object) -> int:
+    def _ask(self, *statements: Statement) -> list[Rows]:
         try:
-            with closing(self._database()) as database:
-                return int(database.execute(sql, values).fetchone()[0])
+            return run(self._path or Path(), *statements)
         except sqlite3.Error as error:
             raise StoreError(f"{self._path}: Chroma's files cannot be read ({error})") from error
 
-    def _database(self) -> sqlite3.Connection:
-        return _connect(self._path or Path())
-
 
 def vacuum(path: Path) -> None:
-    """Write Chroma's database anew without the space that deleted records left. Nobody may have it open.
+    """Write Chroma's database anew without the space that deleted records left.
 
     Raises:
         StoreWriteError: the disk is full, or another program holds it; nothing was changed.
     """
     try:
-        with closing(_connect(path)) as database:
-            database.execute("VACUUM")
+        run(path, ("VACUUM", []))
     except sqlite3.Error as error:
         raise StoreWriteError(
             f"{path}: {error}. Fix: free disk space, or close the program that has it open"
         ) from error
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path / "chroma.sqlite3", timeout=30)
 
 
 def _size_and_time(path: Path) -> list[int]:

@@ -83,11 +83,6 @@ class Opener:
         self._name, self._sidecar, self._writer, self._graph = name, sidecar, writer, graph
         self._path, self._client, self._adopt = path, client, adopt
 
-    @property
-    def renews(self) -> bool:
-        """Whether opening again shows what other processes wrote: an embedded client of the caller's stays as it is."""
-        return self._client is None or not self._client.get_settings().is_persistent
-
     def open(self) -> ChromaCollection:
         """Open it, and mend its graph where a killed process left it torn.
 
@@ -138,8 +133,6 @@ class Opener:
         """Open it as it is; its graph is loaded beside what comes next, unless this waits for it."""
         with ExitStack() as alone:
             alone.enter_context(self._graph.alone())
-            # Before Chroma may write there: SQLite's locks do not keep two copies of it in one process apart, and a second
-            # one would take the journal of a transaction under way for one that a crash left, and undo it.
             there = self._graph.has_chunks()
             collection = ChromaCollection(
                 self._name, self._sidecar.uuid, self._graph, path=self._path, client=self._client, adopt=self._adopt

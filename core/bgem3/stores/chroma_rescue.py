@@ -13,8 +13,9 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from bgem3.errors import StoreLockedError, StoreNotFoundError, StoreWriteError
+from bgem3.errors import StoreError, StoreLockedError, StoreNotFoundError, StoreWriteError
 from bgem3.index.sidecar import FORMAT, Sidecar, checksum_of
+from bgem3.stores.chroma_database import run
 from bgem3.stores.writer_lock import WriterLock
 from bgem3.types import IndexSettings
 
@@ -25,6 +26,11 @@ _COLUMNS = (
 _OWNER = (
     "SELECT str_value FROM collection_metadata JOIN collections ON collections.id = collection_id "
     "WHERE name = ? AND key = '_bgem3_sidecar'"
+)
+_POINTERS = (
+    "SELECT embeddings.embedding_id, int_value FROM embedding_metadata "
+    "JOIN embeddings ON embeddings.id = embedding_metadata.id JOIN segments ON segments.id = segment_id "
+    "JOIN collections ON collections.id = segments.collection WHERE name = ? AND key = '_bgem3_row'"
 )
 _SLICE = 100
 
@@ -56,6 +62,7 @@ def rescue(folder: Path, collection: str, settings: IndexSettings, *, codec: str
 
     Raises:
         StoreNotFoundError: Chroma has no collection of that name that belongs to a sidecar.
+        StoreError: Chroma's database cannot be read.
         StoreLockedError: another process writes.
         StoreWriteError: the folder refuses it.
     """
@@ -81,17 +88,13 @@ def _chroma_says(folder: Path, collection: str) -> tuple[str, dict[str, int]]:
     database_path = folder / "chroma.sqlite3"
     if not database_path.is_file():
         raise StoreNotFoundError(f"{folder}: no Chroma database. Fix: --db, the folder of the collection")
-    with closing(sqlite3.connect(database_path)) as database:
-        owner = database.execute(_OWNER, [collection]).fetchone()
-        if owner is None:
-            raise StoreNotFoundError(f"{folder}: no collection {collection!r} of ours in Chroma. Fix: bgem3 backfill")
-        pointers = database.execute(
-            "SELECT embeddings.embedding_id, int_value FROM embedding_metadata "
-            "JOIN embeddings ON embeddings.id = embedding_metadata.id JOIN segments ON segments.id = segment_id "
-            "JOIN collections ON collections.id = segments.collection WHERE name = ? AND key = '_bgem3_row'",
-            [collection],
-        )
-        return str(owner[0]), dict(pointers)
+    try:
+        owner, rows = run(folder, (_OWNER, [collection]), (_POINTERS, [collection]))
+    except sqlite3.Error as error:
+        raise StoreError(f"{database_path}: cannot be read ({error})") from error
+    if not owner:
+        raise StoreNotFoundError(f"{folder}: no collection {collection!r} of ours in Chroma. Fix: bgem3 backfill")
+    return str(owner[0][0]), {str(id_): int(row) for id_, row in rows}
 
 
 def _put_aside(path: Path) -> Path:

@@ -67,7 +67,7 @@ def drop_collection(db: str, collection: str) -> None:
 
 def _drop_from_folder(folder: Path, collection: str) -> None:
     """Delete from Chroma first: what is left beside it names the collection, for a second call."""
-    from bgem3.stores.chroma_client import delete_collection
+    from bgem3.stores.chroma_embedded import delete_collection
 
     stem = folder / f"bgem3-{collection}"
     lock = WriterLock(Path(f"{stem}.lock"), collection)

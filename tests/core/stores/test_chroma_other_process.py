@@ -55,12 +55,17 @@ class Writer:
             assert self._process.wait(60) == 0
 
 
-@pytest.fixture
-def folder(tmp_path):
+@pytest.fixture(params=["alone", "beside another collection"])
+def folder(tmp_path, request):
+    """A folder whose other collection this process may have open: chromadb shares what it has loaded of a folder."""
+    other = ChromaStore(tmp_path / "db", collection="other")
+    if request.param != "alone":
+        other.open(SETTINGS)
     store = ChromaStore(tmp_path / "db")
     store.open(SETTINGS)
     store.close()
-    return tmp_path / "db"
+    yield tmp_path / "db"
+    other.close()
 
 
 @pytest.fixture

@@ -50,7 +50,8 @@ def check(folder, name, writers, cycle):
     found = {chunk.id: chunk for chunk in store.get(IDS)}
     for id_ in IDS:
         key = f"{name}/{id_}"
-        before, began = writers.state.get(key), writers.began.get(key, writers.state.get(key))
+        before = writers.state.get(key)
+        began = writers.began.get(name, {}).get(key, before)
         possible = [(make_chunk(id_, *versions) if versions else None, versions) for versions in (before, began)]
         now = [versions for chunk, versions in possible if chunk == found.get(id_)]
         assert now, f"cycle {cycle}: {key} is {found.get(id_)}, expected one of {[chunk for chunk, _ in possible]}"

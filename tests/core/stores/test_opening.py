@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from bgem3 import HybridIndex, M3Encoder
 from bgem3.stores.chroma import ChromaStore
-from bgem3.stores.chroma_client import delete_collection
+from bgem3.stores.chroma_embedded import delete_collection
 from bgem3.stores.opening import collection_names, drop_collection, open_store
 from bgem3.stores.qdrant import QdrantStore
 

@@ -1,0 +1,88 @@
+"""Embedded Chroma clients, each with the graphs as they are on disk.
+
+chromadb keeps one system, with the graphs it has loaded, for each spelling of a folder, and hands it to every client
+that asks for that one. So a second store in a process would see a collection as it was when the first was opened,
+whatever other processes wrote since, and closing one would let go of nothing. Here a store whose folder another store
+has open spells it in another way. A client that the caller made for the folder is joined: what it writes must go
+through the same graph. chromadb's cache of systems is not safe for threads; the lock makes it so for ours.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakSet
+
+from bgem3.errors import MissingExtraError, StoreNotFoundError
+
+if TYPE_CHECKING:
+    from chromadb.api import ClientAPI
+
+_LOCK = Lock()
+# Systems that were made here.
+_OURS: WeakSet[Any] = WeakSet()
+
+
+def connect(path: Path | None) -> tuple[ClientAPI, bool]:
+    """Open a folder of Chroma.
+
+    Returns:
+        A client, and whether it sees what other processes wrote before: not where it joins one of the caller's.
+
+    Raises:
+        MissingExtraError: chromadb is not installed.
+        Exception: whatever Chroma raises.
+    """
+    try:
+        import chromadb
+        from chromadb.api.shared_system_client import SharedSystemClient
+        from chromadb.config import Settings
+    except ImportError as error:
+        raise MissingExtraError("chromadb", "chroma", "ChromaStore") from error
+    systems = SharedSystemClient._identifier_to_system
+    with _LOCK:
+        spelled = str(path)
+        while systems.get(spelled) in _OURS:
+            spelled += "/."
+        fresh = spelled not in systems
+        settings = Settings(anonymized_telemetry=False) if fresh else systems[spelled].settings
+        try:
+            client: ClientAPI = chromadb.PersistentClient(spelled, settings=settings)
+        except Exception:
+            if fresh:  # chromadb would hand the system that did not start to the next client
+                systems.pop(spelled, None)
+            raise
+        if fresh:
+            _OURS.add(systems[spelled])
+        return client, fresh
+
+
+def disconnect(client: ClientAPI) -> None:
+    """Close a client."""
+    with _LOCK:
+        cast(Any, client).close()
+
+
+def require_collection(name: str, *, path: Path | None, client: ClientAPI | None) -> None:
+    """Raise StoreNotFoundError where there is no such collection; nothing is made."""
+    if client is None and not (path and (path / "chroma.sqlite3").is_file()):
+        raise StoreNotFoundError(f"{path}: no Chroma database. Fix: the folder that was its persist_directory")
+    opened = client or connect(path)[0]
+    try:
+        names = [collection.name for collection in opened.list_collections()]
+    finally:
+        if client is None:
+            disconnect(opened)
+    if name not in names:
+        raise StoreNotFoundError(f"collection: none is called {name!r}, there are {', '.join(names) or 'none'}")
+
+
+def delete_collection(name: str, path: Path) -> None:
+    """Delete a collection of an embedded Chroma with all its chunks; one that is not there is left so."""
+    client, _ = connect(path)
+    try:
+        if name in [collection.name for collection in client.list_collections()]:
+            client.delete_collection(name)
+    finally:
+        disconnect(client)
