@@ -24,7 +24,7 @@ from bgem3.tokenizer import M3Tokenizer
 from bgem3.weights import read_weights
 
 # Raised when a form of an earlier version would give other results, or be slower.
-VERSION = 4
+VERSION = 5
 
 
 def find_or_convert(checkpoint: Checkpoint, precision: str, *, show_progress: bool = True) -> Path:

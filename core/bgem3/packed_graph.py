@@ -150,13 +150,12 @@ class _Graph:
         parts = [f"{name}.attention.self.{part}" for part in ("query", "key", "value")]
         weight = np.concatenate([self.weights[f"{part}.weight"] for part in parts])
         bias = self.tensor(f"{name}.qkv.bias", np.concatenate([self.weights[f"{part}.bias"] for part in parts]))
-        # where attention hangs on small differences, rounding would change what is attended to
-        rounded = ranges.states if ranges and ranges.moved <= MOST_MOVED else None
-        qkv = self.linear(states, f"{name}.qkv", weight, rounded)
+        # where attention hangs on small differences, rounding would change what is attended to, and what is made of that
+        rounded = ranges if ranges and ranges.moved <= MOST_MOVED else None
+        qkv = self.linear(states, f"{name}.qkv", weight, rounded and rounded.states)
         out = f"{name}.attention.output"
-        attended = self.linear(
-            self.attention(qkv, bias), out, self.weights[f"{out}.dense.weight"], ranges.attended if ranges else None
-        )
+        weight = self.weights[f"{out}.dense.weight"]
+        attended = self.linear(self.attention(qkv, bias), out, weight, rounded and rounded.attended)
         states = self.norm(f"{out}.LayerNorm", attended, self.weight(f"{out}.dense.bias"), states)
         up = f"{name}.intermediate.dense"
         inner = self.linear(states, up, self.weights[f"{up}.weight"], ranges.middle if ranges else None)
