@@ -46,7 +46,7 @@ def run(folder: Path, *statements: Statement) -> list[Rows]:
 
 def _elsewhere(task: str) -> dict[str, Any] | None:
     """Return what the other process says, None where there is no interpreter that can be started."""
-    if not Path(sys.executable or "").name.startswith("py"):  # a program with Python in it
+    if not Path(sys.executable or "").name.lower().startswith("py"):  # a program with Python in it
         return None
     try:
         # Alone with the standard library, from which it starts in half the time.
