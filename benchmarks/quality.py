@@ -91,7 +91,9 @@ def codecs(options: argparse.Namespace) -> str:
 def tuning(options: argparse.Namespace) -> str:
     """What weights tuned on a few questions gain on all the others, beside presets and rank fusion, for both weightings."""
     encoder = exact(options)
-    cells = [["set", "sparse head", *PRESETS, "rrf, equal weights", "best of the grid", "best head alone", "sparse alone"]]
+    cells = [
+        ["set", "sparse head", *PRESETS, "rrf, equal weights", "best of the grid", "best head alone", "sparse alone"]
+    ]
     cells[0] += [*(f"tuned on {n}" for n in SAMPLES), "tuned in five folds, held out"]
     lexicals: tuple[Lexical, ...] = ("m3", "bm25")
     for dataset, lexical in product(read(options), lexicals):

@@ -152,10 +152,10 @@ class _Graph:
         bias = self.tensor(f"{name}.qkv.bias", np.concatenate([self.weights[f"{part}.bias"] for part in parts]))
         # where attention hangs on small differences, rounding would change what is attended to, and what is made of that
         rounded = ranges if ranges and ranges.moved <= MOST_MOVED else None
-        qkv = self.linear(states, f"{name}.qkv", weight, rounded and rounded.states)
+        qkv = self.linear(states, f"{name}.qkv", weight, rounded.states if rounded else None)
         out = f"{name}.attention.output"
         weight = self.weights[f"{out}.dense.weight"]
-        attended = self.linear(self.attention(qkv, bias), out, weight, rounded and rounded.attended)
+        attended = self.linear(self.attention(qkv, bias), out, weight, rounded.attended if rounded else None)
         states = self.norm(f"{out}.LayerNorm", attended, self.weight(f"{out}.dense.bias"), states)
         up = f"{name}.intermediate.dense"
         inner = self.linear(states, up, self.weights[f"{up}.weight"], ranges.middle if ranges else None)

@@ -12,6 +12,9 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+# Threads that read from disk at a time. 200 candidates, cold: 84 ms with one, 63 with two, 39 with eight, 38 with sixteen.
+READERS = 8
+
 
 @cache
 def thread_count() -> int:
@@ -63,6 +66,13 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max(1, thread_count() - 1), thread_name_prefix="bgem3-index")
 
 
+@cache
+def reading_pool() -> ThreadPoolExecutor:
+    """Return the threads that wait for the disk, which answers many requests at once sooner than one after another."""
+    return ThreadPoolExecutor(READERS, thread_name_prefix="bgem3-read")
+
+
 if hasattr(os, "register_at_fork"):
     # A child process has none of its parent's threads.
     os.register_at_fork(after_in_child=_pool.cache_clear)
+    os.register_at_fork(after_in_child=reading_pool.cache_clear)

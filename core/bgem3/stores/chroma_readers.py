@@ -9,13 +9,10 @@ from threading import Condition
 from typing import TypeVar
 
 from bgem3.index.sidecar import Sidecar
-from bgem3.index.threads import thread_count
+from bgem3.index.threads import READERS
 from bgem3.stores.chroma_search import ChromaSearcher
 
 Result = TypeVar("Result")
-
-# Of one search: as many threads read side by side.
-_CONNECTIONS = min(4, thread_count())
 
 
 class Readers:
@@ -56,7 +53,7 @@ class Readers:
     @contextmanager
     def _one(self, shared: ChromaSearcher) -> Iterator[ChromaSearcher]:
         shared.settle()
-        own = [self._free.pop() if self._free else self._connect() for _ in range(_CONNECTIONS)]
+        own = [self._free.pop() if self._free else self._connect() for _ in range(READERS)]
         with self._ended:
             self._running += 1
         try:

@@ -6,7 +6,9 @@ from threading import Barrier, Event
 import numpy as np
 import pytest
 
-from bgem3.index.threads import thread_count
+from bgem3.errors import StoreCorruptError
+from bgem3.index.threads import READERS
+from bgem3.stores import chroma_search
 from bgem3.stores.chroma import ChromaStore
 from bgem3.types import Chunk, SearchPlan
 from tests.support.vectors import SETTINGS, embed
@@ -92,6 +94,26 @@ def test_an_error_of_one_search_leaves_the_others_and_the_connection(store):
     with pytest.raises(ZeroDivisionError):
         store._readers.run(store.reading, lambda _: 1 / 0)
     connections = len(store._readers._free)
-    assert connections == min(4, thread_count())
+    assert connections == READERS
     assert np.isfinite([score for _, score in found(store, "text of 3")]).all()
     assert len(store._readers._free) == connections
+
+
+@pytest.mark.parametrize("n", [1, 4, 5, 20, 21, 40])
+def test_candidates_from_a_slow_disk_are_scored_alike(store, monkeypatch, n):
+    plan = {"k": n, "fetch_k": n, "mode": "multi_vector", "strategy": "union"}
+    fast = found(store, "text of 7", **plan)
+    monkeypatch.setattr(chroma_search, "_WAITED_S", -1.0)
+    assert found(store, "text of 7", **plan) == fast
+    assert (len(fast), fast[0][0]) == (n, "id 7")
+
+
+def test_a_damaged_candidate_from_a_slow_disk_is_named_and_the_others_are_read_to_the_end(store, monkeypatch):
+    monkeypatch.setattr(chroma_search, "_WAITED_S", -1.0)
+    store._sidecar.database.run("UPDATE rows SET multi_vector = x'00' WHERE id = 'id 30'")
+    for _ in range(3):
+        with pytest.raises(StoreCorruptError, match="chunk 'id 30' is damaged"):
+            found(store, "text of 7", mode="multi_vector", fetch_k=40)
+    assert found(store, "text of 7", mode="dense")[0][0] == "id 7"
+    put(store, [30])
+    assert found(store, "text of 7", mode="multi_vector", fetch_k=40)[0][0] == "id 7"
