@@ -66,6 +66,8 @@ class Graph:
         self._segments: list[str] = []
         self._seen: dict[str, Any] = {}
         self._noted: dict[str, Any] | None = None
+        # The files when they were last found to agree.
+        self._whole: dict[str, list[int]] | None = None
 
     @property
     def embedded(self) -> bool:
@@ -126,10 +128,13 @@ class Graph:
         if not noted:  # it was being made again
             return True
         before = json.loads(noted)
-        if self._seen and before["files"] == self._files():
+        if self._segments and self._files() in (before["files"], self._whole):
             return False
         self._look()
-        return bool(before["saved"] == self._seen["saved"] and before["files"] != self._seen["files"])
+        if before["saved"] == self._seen["saved"] and before["files"] != self._seen["files"]:
+            return True
+        self._whole = self._seen["files"]
+        return False
 
     def drop(self) -> set[str]:
         """Throw the files away, so that Chroma begins with an empty graph. The collection must not be open.

@@ -8,7 +8,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from bgem3.stores import chroma_client
+from bgem3.stores import chroma_client, chroma_database, chroma_graph
 from bgem3.stores.chroma import ChromaStore
 from bgem3.stores.chroma_upkeep import Report, backfill, verify
 from bgem3.types import Chunk, SearchPlan
@@ -114,6 +114,24 @@ def test_a_reader_that_outlives_the_writer_mends_too(folder):
     assert reader.search(embed(["text of id 7"]), DENSE)[0].id == "id 7"
     assert opened_sidecar(died, "SELECT count(*) FROM meta WHERE key = 'graph'") == 0
     assert verify(reader) == Report(21)
+    reader.close()
+
+
+def test_a_graph_that_was_saved_and_not_noted_is_whole_and_looked_at_once(folder, monkeypatch):
+    """Killed right after a save: the number in Chroma's database moved with the files."""
+    store = opened(folder)
+    put(store, IDS[:12])
+    note = opened_sidecar(folder, "SELECT value FROM meta WHERE key = 'graph'")
+    put(store, IDS[12:24])
+    store.close()
+    reader = opened(folder)
+    with closing(sqlite3.connect(folder / "bgem3-bgem3.sqlite3")) as database, database:
+        database.execute("INSERT INTO meta VALUES ('graph', ?)", [note])
+    looks = []
+    monkeypatch.setattr(chroma_graph, "run", lambda *task: looks.append(task) or chroma_database.run(*task))
+    for _ in range(3):
+        assert reader.search(embed(["text of id 7"]), DENSE)[0].id == "id 7"
+    assert len(looks) == 1
     reader.close()
 
 
