@@ -49,7 +49,7 @@ def connect(path: Path | None) -> tuple[ClientAPI, bool]:
         settings = Settings(anonymized_telemetry=False) if fresh else systems[spelled].settings
         try:
             client: ClientAPI = chromadb.PersistentClient(spelled, settings=settings)
-        except Exception:
+        except Exception:  # whatever it was goes on to the caller
             if fresh:  # chromadb would hand the system that did not start to the next client
                 systems.pop(spelled, None)
             raise

@@ -26,7 +26,7 @@ def test_each_store_has_a_system_of_its_own_and_gives_it_back(tmp_path):
     disconnect(first[0])
     third, fresh = connect(tmp_path)
     assert fresh
-    assert third._system not in (first, second[0]._system)
+    assert third._system is not second[0]._system
     assert len(systems(tmp_path)) == 2
     disconnect(second[0])
     disconnect(third)
