@@ -28,6 +28,6 @@ for text, dense, sparse, multi in zip(texts, scores.dense[0], scores.sparse[0], 
 # sparse (3, 84000)
 # token vectors of the first text (8, 192)
 # heaviest words: ['▁nine', '▁museum', '▁open']
-# dense 1.00  sparse 0.67  multi-vector 1.00  The museum opens at nine.
-# dense 0.88  sparse 0.00  multi-vector 0.85  El museo abre a las nueve.
-# dense 0.07  sparse 0.00  multi-vector 0.50  Bread needs flour and water.
+# dense 1.00  sparse 0.57  multi-vector 1.00  The museum opens at nine.
+# dense 0.92  sparse 0.00  multi-vector 0.87  El museo abre a las nueve.
+# dense 0.10  sparse 0.00  multi-vector 0.55  Bread needs flour and water.

@@ -30,12 +30,12 @@ index.close()
 
 # Output:
 # How do I fix E-0821?
-#   dense         toner 0.45  tray 0.27  museum 0.16
-#   sparse        toner 0.50  tray 0.30
-#   multi_vector  toner 0.70  tray 0.63  wifi 0.50
-#   hybrid        toner 0.57  tray 0.43  museum 0.27
+#   dense         toner 0.36  tray 0.31  jam 0.07
+#   sparse        toner 0.44  tray 0.29
+#   multi_vector  toner 0.74  tray 0.69  wifi 0.57
+#   hybrid        toner 0.54  tray 0.47  jam 0.28
 # printer without wireless network
-#   dense         wifi 0.67  tray 0.19  jam 0.16
+#   dense         wifi 0.70  tray 0.18  toner 0.14
 #   sparse        no word in common
-#   multi_vector  wifi 0.74  toner 0.44  jam 0.44
-#   hybrid        wifi 0.61  tray 0.27  jam 0.26
+#   multi_vector  wifi 0.82  toner 0.49  tray 0.48
+#   hybrid        wifi 0.66  tray 0.29  toner 0.28

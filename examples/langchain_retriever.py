@@ -27,5 +27,5 @@ for document in retriever.invoke("Which plants store water?"):
 index.close()
 
 # Output:
-# 0.35  cactus  Los cactus guardan agua en el tallo.
-# 0.26  bees  Honey bees dance to show where flowers are.
+# 0.42  cactus  Los cactus guardan agua en el tallo.
+# 0.27  quake  地震の前に携帯電話へ警報が届きます。

@@ -22,5 +22,5 @@ for found in retriever.retrieve("Which plants store water?"):
     print(f"{found.score:.2f}  {found.node_id}  {found.text}")
 
 # Output:
-# 0.35  cactus  Los cactus guardan agua en el tallo.
-# 0.26  bees  Honey bees dance to show where flowers are.
+# 0.42  cactus  Los cactus guardan agua en el tallo.
+# 0.27  quake  地震の前に携帯電話へ警報が届きます。

@@ -28,6 +28,6 @@ for overflow in ("window", "truncate"):
     index.close()
 
 # Output:
-# window: minutes 0.59  other 0.44
-# truncate: minutes 0.43  other 0.43
+# window: minutes 0.62  other 0.47
+# truncate: minutes 0.46  other 0.46
 #   warned: 2 of 2 texts were cut at max_length=64 tokens (overflow='truncate'); overflow='window' reads them whole

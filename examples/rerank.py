@@ -20,7 +20,7 @@ for ranked in reranker.rerank("When is the library open on Saturday?", found_els
     print(f"{ranked.score:.2f}  (was {ranked.index + 1})  {ranked.text}\n      {heads}")
 
 # Output:
-# 0.57  (was 2)  La biblioteca abre los sábados de diez a dos.
-#       dense 0.61  sparse 0.00  multi_vector 0.71
-# 0.41  (was 4)  Der Zug fährt samstags um zehn Uhr.
-#       dense 0.34  sparse 0.00  multi_vector 0.60
+# 0.61  (was 2)  La biblioteca abre los sábados de diez a dos.
+#       dense 0.67  sparse 0.00  multi_vector 0.72
+# 0.43  (was 3)  Books can be returned at any time through the hatch beside the door.
+#       dense 0.37  sparse 0.00  multi_vector 0.62

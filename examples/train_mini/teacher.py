@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from data import Corpus
-from space import OWN
+from space import OWN, RESERVED
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
 
@@ -95,7 +95,8 @@ class Teacher:
     def __init__(self, rows: np.ndarray, vectors: np.ndarray, meanings: int, student: np.ndarray) -> None:
         self._place = np.full(meanings, -1)
         self._place[rows] = np.arange(len(rows))
-        self._vectors = _turned(vectors.astype(np.float32), student)
+        turned = vectors.astype(np.float32) @ turning(vectors.astype(np.float32), student)
+        self._vectors = turned / np.linalg.norm(turned, axis=1, keepdims=True)
 
     def of(self, meaning: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the places in ``meaning`` that it knows, and its unit vectors for them."""
@@ -104,18 +105,17 @@ class Teacher:
         return known, self._vectors[places[known]]
 
 
-def _turned(vectors: np.ndarray, student: np.ndarray) -> np.ndarray:
-    """Turn vectors into the space that the student's can take, as near to them as a rotation brings them.
+def turning(vectors: np.ndarray, student: np.ndarray) -> np.ndarray:
+    """Return the map `(teacher's width, width)` into the space that the student's can take, as near to them as a rotation brings them.
 
-    The student's dense vectors have no mark, no neutral part and zero mean, so the axes of least
-    variance go; cosines stay within a thousandth. Source: orthogonal Procrustes (Schoenemann 1966).
+    Content has a zero mean and none of the dimensions with a meaning of their own, so the axes of least
+    variance go. Source: orthogonal Procrustes (Schoenemann 1966).
     """
     width = student.shape[1]
-    ones = np.eye(width)[:, OWN:].sum(axis=1, keepdims=True)
+    own = np.eye(width)[:, [*range(OWN), *range(width - RESERVED, width)]]
     noise = np.random.default_rng(0).standard_normal((width, width))
-    basis = np.linalg.qr(np.concatenate([np.eye(width)[:, :OWN], ones, noise], axis=1))[0][:, OWN + 1 : width]
+    basis = np.linalg.qr(np.concatenate([own, np.ones((width, 1)), noise], axis=1))[0][:, own.shape[1] + 1 : width]
     axes = np.linalg.svd(vectors[::3], full_matrices=False)[2][: basis.shape[1]]
-    reduced = vectors @ axes.T
-    left, _, right = np.linalg.svd(reduced.T @ (student @ basis))
-    turned = (reduced @ left @ right @ basis.T).astype(np.float32)
-    return turned / np.linalg.norm(turned, axis=1, keepdims=True)
+    left, _, right = np.linalg.svd((vectors @ axes.T).T @ (student @ basis))
+    turned: np.ndarray = (axes.T @ left @ right @ basis.T).astype(np.float32)
+    return turned

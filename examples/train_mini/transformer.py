@@ -162,7 +162,12 @@ def lexical_rows(text: Encoded, vocab: int) -> Tensor:
 
 
 def losses(
-    student: Student, kind: str, sides: tuple[Encoded, Encoded], meaning: Tensor, goal: LexicalGoal
+    student: Student,
+    kind: str,
+    sides: tuple[Encoded, Encoded],
+    meaning: Tensor,
+    goal: LexicalGoal,
+    share: float | None = None,
 ) -> dict[str, Tensor]:
     """Return each part of the loss of a batch but the teacher's."""
     left, right = sides
@@ -176,7 +181,7 @@ def losses(
         wanted, counts = goal(side.ids)
         lexical.append((side.weights - wanted).abs()[counts].mean() / wanted[counts].mean())
     found["lexical"] = _LEXICAL * torch.stack(lexical).mean()
-    count = len(meaning) * PAIRS[kind] // SIZES[kind]
+    count = int(len(meaning) * (share or PAIRS[kind] / SIZES[kind]))
     first = (len(meaning) - count) // 2
     some = slice(first, first + count)
     late = max_sim(left.vectors[some], left.real[some].float(), right.vectors[some], right.real[some])
