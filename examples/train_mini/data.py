@@ -139,17 +139,30 @@ def traditional_set(dataset: RetrievalSet) -> RetrievalSet:
     )
 
 
+def read_training(
+    folder: Path, seed: int
+) -> tuple[dict[str, list[tuple[str, str]]], dict[str, list[tuple[str, str]]], list[RetrievalSet]]:
+    """Return translations by language, those held out of them, and questions; traditional characters beside Chinese."""
+    parallel = read_parallel(folder / "parallel")
+    held_out = hold_out(parallel, seed)
+    chinese = parallel["zh"]
+    converted = traditional(other for _, other in chinese)
+    parallel["zh-Hant"] = [(english, text) for (english, _), text in zip(chinese, converted, strict=True)]
+    banned: set[str] = set()
+    for path in sorted((folder / "dev").glob("*/qrels.tsv.xz")):
+        banned |= set(read_retrieval_set(path.parent).passages)
+    sets = [without(read_retrieval_set(folder / "train" / name), banned) for name in TRAIN_SETS]
+    sets += [traditional_set(dataset) for dataset in sets if dataset.lang == "zh"]
+    return parallel, held_out, sets
+
+
 def load(folder: Path, lexicon: Path, seed: int) -> Corpus:
     """Read all training data of ``folder`` and ``lexicon`` with the held-out part already removed.
 
     Nothing under ``dev/`` is trained on; it is read only to drop training passages that
     occur there too.
     """
-    parallel = read_parallel(folder / "parallel")
-    held_out = hold_out(parallel, seed)
-    chinese = parallel["zh"]
-    converted = traditional(other for _, other in chinese)
-    parallel["zh-Hant"] = [(english, text) for (english, _), text in zip(chinese, converted, strict=True)]
+    parallel, held_out, sets = read_training(folder, seed)
     words = read_lexicon(lexicon, [*parallel])
     for lang, rows in words.items():
         parallel[lang] = parallel[lang] + rows
@@ -160,11 +173,6 @@ def load(folder: Path, lexicon: Path, seed: int) -> Corpus:
         for lang, rows in parallel.items()
         for source, other in rows
     ]
-    banned: set[str] = set()
-    for path in sorted((folder / "dev").glob("*/qrels.tsv.xz")):
-        banned |= set(read_retrieval_set(path.parent).passages)
-    sets = [without(read_retrieval_set(folder / "train" / name), banned) for name in TRAIN_SETS]
-    sets += [traditional_set(dataset) for dataset in sets if dataset.lang == "zh"]
     return Corpus(
         english=list(english),
         pairs=pairs,

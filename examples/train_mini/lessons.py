@@ -15,17 +15,7 @@ from pathlib import Path
 import numpy as np
 from alignment import rarity, word_pairs
 from batches import Material
-from data import (
-    TRAIN_SETS,
-    RetrievalSet,
-    Texts,
-    hold_out,
-    read_parallel,
-    read_retrieval_set,
-    traditional,
-    traditional_set,
-    without,
-)
+from data import Texts, read_training
 from lexicon import read_lexicon
 from space import SPECIALS
 from teacher import topics
@@ -83,7 +73,7 @@ class _Told:
 def prepare(data: Path, tokenizer: Tokenizer, file: Path, seed: int) -> None:
     """Gather the texts of the training data, let the teacher read some, and write what it says."""
     random = np.random.default_rng(seed)
-    parallel, sets = _read(data, seed)
+    parallel, _, sets = read_training(data, seed)
     english: dict[str, int] = {}
     pairs = [(english.setdefault(one, len(english)), two, lang) for lang, rows in parallel.items() for one, two in rows]
     told = _Told([*english])
@@ -117,19 +107,6 @@ def prepare(data: Path, tokenizer: Tokenizer, file: Path, seed: int) -> None:
     material = Material(texts_of_ids, rows, other, languages, questions, topic)
     material = replace(material, words=word_pairs(material, size))
     _write(file, Lessons(material, told_rows, vectors, np.exp(-rarity(material, size))))
-
-
-def _read(data: Path, seed: int) -> tuple[dict[str, list[tuple[str, str]]], list[RetrievalSet]]:
-    """Return translations by language and questions, without what is held out."""
-    parallel = read_parallel(data / "parallel")
-    hold_out(parallel, seed)
-    converted = traditional(text for _, text in parallel["zh"])
-    parallel["zh-Hant"] = [(english, text) for (english, _), text in zip(parallel["zh"], converted, strict=True)]
-    banned: set[str] = set()
-    for path in sorted((data / "dev").glob("*/qrels.tsv.xz")):
-        banned |= set(read_retrieval_set(path.parent).passages)
-    sets = [without(read_retrieval_set(data / "train" / name), banned) for name in TRAIN_SETS]
-    return parallel, [*sets, *(traditional_set(one) for one in sets if one.lang == "zh")]
 
 
 def _made_up(
