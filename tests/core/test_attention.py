@@ -48,6 +48,27 @@ def test_one_call_of_the_kernel_for_gpus(qkv, expected, monkeypatch):
     torch.testing.assert_close(attention.variable_length(LENGTHS, CPU)(qkv, HEADS), expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_processor_attends_by_length(dtype):
-    assert attention.choose(CPU, dtype) is attention.by_length
+@pytest.mark.parametrize("queries", [128, 40])
+def test_products(queries, monkeypatch):
+    """Texts of one length together, short ones by torch's kernel, queries in blocks; twice, in the same memory."""
+    monkeypatch.setattr(attention, "_QUERIES", queries)
+    lengths = (150, 70, 70, 32, 31, 5, 5)
+    attend, one_by_one = attention.Products(lengths, CPU), attention.by_length(lengths, CPU)
+    for seed in (0, 1):
+        values = np.random.default_rng(seed).standard_normal((sum(lengths), 3 * 64)).astype(np.float32)
+        qkv = torch.from_numpy(values)
+        torch.testing.assert_close(attend(qkv, 4), one_by_one(qkv, 4))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "features", "plan"),
+    [
+        (torch.float32, {"avx512_bf16"}, attention.by_length),
+        (torch.bfloat16, {"avx512_bf16"}, attention.Products),
+        (torch.bfloat16, {"avx512_bf16", "amx_bf16"}, attention.by_length),
+        (torch.bfloat16, {"bf16"}, attention.by_length),
+    ],
+)
+def test_what_a_processor_attends_with(dtype, features, plan, monkeypatch):
+    monkeypatch.setattr(attention, "flags", lambda: frozenset(features))
+    assert attention.choose(CPU, dtype) is plan

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from itertools import accumulate, groupby
+from math import prod
 from typing import TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from bgem3.backends.processor import flags
 
 Attend: TypeAlias = Callable[[Tensor, int], Tensor]
 Plan: TypeAlias = Callable[[Sequence[int], torch.device], Attend]
@@ -38,6 +41,55 @@ def by_length(lengths: Sequence[int], device: torch.device) -> Attend:
         return out
 
     return attend
+
+
+class Products:
+    """Attend as `by_length` does, by two matrix products and a softmax in memory that every layer uses again.
+
+    With AVX512-BF16 that takes half to a third of the time of torch's own kernel, which was written for AMX.
+    """
+
+    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
+        self._groups = [(length, len(list(same))) for length, same in groupby(lengths)]
+        self._tokens = max(length * count for length, count in self._groups)
+        self._scores = max(length * count * min(length, _QUERIES) for length, count in self._groups)
+        self._memory: list[Tensor] | None = None
+
+    def __call__(self, qkv: Tensor, heads: int) -> Tensor:
+        """Return `(total_tokens, hidden_size)` for queries, keys and values, `(total_tokens, 3 * hidden_size)`."""
+        size = qkv.shape[1] // 3
+        if self._memory is None:
+            needed = (3 * self._tokens * size, self._tokens * size, self._scores * heads, self._scores * heads)
+            self._memory = [qkv.new_empty(elements) for elements in needed]
+        out = qkv.new_empty(len(qkv), size)
+        start = 0
+        for length, count in self._groups:
+            part = slice(start, start := start + length * count)
+            block = qkv[part].view(count, length, 3, heads, size // heads).permute(2, 0, 3, 1, 4)
+            attended = F.scaled_dot_product_attention(*block) if length < _SHORT else _attend(block, *self._memory)
+            out[part].view(count, length, heads, size // heads).transpose(1, 2).copy_(attended)
+        return out
+
+
+# A product of fewer tokens is over sooner than its call.
+_SHORT = 32
+# Queries whose scores are computed at a time: few enough to stay in the cache, enough for a fast product.
+_QUERIES = 128
+
+
+def _attend(block: Tensor, inputs: Tensor, attended: Tensor, scores: Tensor, shares: Tensor) -> Tensor:
+    """Attend within each text of `(3, count, heads, length, size)`; the others are memory to write to."""
+    _, count, heads, length, size = block.shape
+    query, key, value = inputs[: block.numel()].view(block.shape).copy_(block).flatten(1, 2)
+    query *= size**-0.5
+    attended = attended[: query.numel()].view(query.shape)
+    for queries, out in zip(torch.split(query, _QUERIES, 1), torch.split(attended, _QUERIES, 1), strict=True):
+        shape = (count * heads, queries.shape[1], length)
+        here, there = (memory[: prod(shape)].view(shape) for memory in (scores, shares))
+        torch.bmm(queries, key.transpose(1, 2), out=here)
+        torch.softmax(here, -1, out=there)
+        torch.bmm(there, value, out=out)
+    return attended.view(count, heads, length, size)
 
 
 class VariableLength:
@@ -90,7 +142,9 @@ KERNELS = (variable_length, VariableLength(_aten), VariableLength(_flash))
 
 
 def choose(device: torch.device, dtype: torch.dtype) -> Plan:
-    """Return the first of `KERNELS` that runs and agrees with `by_length` on a sample, else `by_length`."""
+    """Return what is fastest there; of `KERNELS` the first that runs and agrees with `by_length` on a sample."""
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        return Products if "avx512_bf16" in flags() and "amx_bf16" not in flags() else by_length
     if device.type != "cuda" or dtype == torch.float32:
         return by_length
     heads, lengths = 2, (7, 5, 5, 1)
