@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import tempfile
@@ -37,6 +38,9 @@ os.environ |= {
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+
+# Without it pytest-asyncio makes the main thread a loop before Python 3.12, which nobody closes.
+asyncio.set_event_loop(None)
 
 STORES = ("memory", "chroma", "qdrant", "milvus")
 CheckpointFactory = Callable[..., Path]
