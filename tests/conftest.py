@@ -39,7 +39,7 @@ os.environ |= {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
-# Without it pytest-asyncio makes the main thread a loop before Python 3.12, which nobody closes.
+# Without it LlamaIndex's synchronous calls make the main thread a loop that nobody closes.
 asyncio.set_event_loop(None)
 
 STORES = ("memory", "chroma", "qdrant", "milvus")
