@@ -53,7 +53,7 @@ def test_products(queries, monkeypatch):
     """Texts of one length together, short ones by torch's kernel, queries in blocks; twice, in the same memory."""
     monkeypatch.setattr(attention, "_QUERIES", queries)
     lengths = (150, 70, 70, 32, 31, 5, 5)
-    attend, one_by_one = attention.Products(lengths, CPU), attention.by_length(lengths, CPU)
+    attend, one_by_one = attention.products(lengths, CPU), attention.by_length(lengths, CPU)
     for seed in (0, 1):
         values = np.random.default_rng(seed).standard_normal((sum(lengths), 3 * 64)).astype(np.float32)
         qkv = torch.from_numpy(values)
@@ -64,7 +64,7 @@ def test_products(queries, monkeypatch):
     ("dtype", "features", "plan"),
     [
         (torch.float32, {"avx512_bf16"}, attention.by_length),
-        (torch.bfloat16, {"avx512_bf16"}, attention.Products),
+        (torch.bfloat16, {"avx512_bf16"}, attention.products),
         (torch.bfloat16, {"avx512_bf16", "amx_bf16"}, attention.by_length),
         (torch.bfloat16, {"bf16"}, attention.by_length),
     ],

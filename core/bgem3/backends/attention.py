@@ -20,56 +20,8 @@ from bgem3.backends.processor import flags
 
 Attend: TypeAlias = Callable[[Tensor, int], Tensor]
 Plan: TypeAlias = Callable[[Sequence[int], torch.device], Attend]
+Inner: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 Kernel: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
-
-
-def by_length(lengths: Sequence[int], device: torch.device) -> Attend:
-    """Attend to the sequences of one length together; they must stand beside each other."""
-    groups = [(length, len(list(same))) for length, same in groupby(lengths)]
-
-    def attend(qkv: Tensor, heads: int) -> Tensor:
-        size = qkv.shape[1] // 3
-        out = qkv.new_empty(len(qkv), size)
-        start = 0
-        for length, count in groups:
-            stop = start + length * count
-            block = qkv[start:stop].view(count, length, 3, heads, size // heads)
-            query, key, value = block.permute(2, 0, 3, 1, 4)
-            attended = F.scaled_dot_product_attention(query, key, value)
-            out[start:stop] = attended.transpose(1, 2).reshape(-1, size)
-            start = stop
-        return out
-
-    return attend
-
-
-class Products:
-    """Attend as `by_length` does, by two matrix products and a softmax in memory that every layer uses again.
-
-    With AVX512-BF16 that takes half to a third of the time of torch's own kernel, which was written for AMX.
-    """
-
-    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
-        self._groups = [(length, len(list(same))) for length, same in groupby(lengths)]
-        self._tokens = max(length * count for length, count in self._groups)
-        self._scores = max(length * count * min(length, _QUERIES) for length, count in self._groups)
-        self._memory: list[Tensor] | None = None
-
-    def __call__(self, qkv: Tensor, heads: int) -> Tensor:
-        """Return `(total_tokens, hidden_size)` for queries, keys and values, `(total_tokens, 3 * hidden_size)`."""
-        size = qkv.shape[1] // 3
-        if self._memory is None:
-            needed = (3 * self._tokens * size, self._tokens * size, self._scores * heads, self._scores * heads)
-            self._memory = [qkv.new_empty(elements) for elements in needed]
-        out = qkv.new_empty(len(qkv), size)
-        start = 0
-        for length, count in self._groups:
-            part = slice(start, start := start + length * count)
-            block = qkv[part].view(count, length, 3, heads, size // heads).permute(2, 0, 3, 1, 4)
-            attended = F.scaled_dot_product_attention(*block) if length < _SHORT else _attend(block, *self._memory)
-            out[part].view(count, length, heads, size // heads).transpose(1, 2).copy_(attended)
-        return out
-
 
 # A product of fewer tokens is over sooner than its call.
 _SHORT = 32
@@ -77,19 +29,60 @@ _SHORT = 32
 _QUERIES = 128
 
 
-def _attend(block: Tensor, inputs: Tensor, attended: Tensor, scores: Tensor, shares: Tensor) -> Tensor:
-    """Attend within each text of `(3, count, heads, length, size)`; the others are memory to write to."""
-    _, count, heads, length, size = block.shape
-    query, key, value = inputs[: block.numel()].view(block.shape).copy_(block).flatten(1, 2)
-    query *= size**-0.5
-    attended = attended[: query.numel()].view(query.shape)
-    for queries, out in zip(torch.split(query, _QUERIES, 1), torch.split(attended, _QUERIES, 1), strict=True):
-        shape = (count * heads, queries.shape[1], length)
-        here, there = (memory[: prod(shape)].view(shape) for memory in (scores, shares))
-        torch.bmm(queries, key.transpose(1, 2), out=here)
-        torch.softmax(here, -1, out=there)
-        torch.bmm(there, value, out=out)
-    return attended.view(count, heads, length, size)
+def by_length(lengths: Sequence[int], device: torch.device, inner: Inner = F.scaled_dot_product_attention) -> Attend:
+    """Attend to the sequences of one length together, which must stand beside each other, by `inner`."""
+    groups = [(length, len(list(same))) for length, same in groupby(lengths)]
+
+    def attend(qkv: Tensor, heads: int) -> Tensor:
+        size = qkv.shape[1] // 3
+        out = qkv.new_empty(len(qkv), size)
+        start = 0
+        for length, count in groups:
+            part = slice(start, start := start + length * count)
+            query, key, value = qkv[part].view(count, length, 3, heads, size // heads).permute(2, 0, 3, 1, 4)
+            attended = inner(query, key, value)
+            out[part].view(count, length, heads, size // heads).transpose(1, 2).copy_(attended)
+        return out
+
+    return attend
+
+
+def products(lengths: Sequence[int], device: torch.device) -> Attend:
+    """Attend by length, by two matrix products and a softmax in memory that every layer uses again.
+
+    With AVX512-BF16 that takes half to a third of the time of torch's own kernel, which was written for AMX.
+    """
+    return by_length(lengths, device, _Products())
+
+
+class _Products:
+    def __init__(self) -> None:
+        self._memory: dict[str, Tensor] = {}
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Return `(count, heads, length, size)`, which holds until the next call, for queries, keys and values of that shape."""
+        count, heads, length, size = query.shape
+        if length < _SHORT:
+            return F.scaled_dot_product_attention(query, key, value)
+        several = count * heads
+        queries, keys, values, attended = (
+            self._take(name, query, several, length, size) for name in ("queries", "keys", "values", "attended")
+        )
+        torch.mul(query, size**-0.5, out=queries.view(query.shape))
+        keys.view(key.shape).copy_(key)
+        values.view(value.shape).copy_(value)
+        for some, out in zip(torch.split(queries, _QUERIES, 1), torch.split(attended, _QUERIES, 1), strict=True):
+            scores, shares = (self._take(name, query, several, some.shape[1], length) for name in ("scores", "shares"))
+            torch.bmm(some, keys.transpose(1, 2), out=scores)
+            torch.softmax(scores, -1, out=shares)
+            torch.bmm(shares, values, out=out)
+        return attended.view(query.shape)
+
+    def _take(self, name: str, like: Tensor, *shape: int) -> Tensor:
+        needed = prod(shape)
+        if name not in self._memory or self._memory[name].numel() < needed:
+            self._memory[name] = like.new_empty(needed)
+        return self._memory[name][:needed].view(shape)
 
 
 class VariableLength:
@@ -144,7 +137,7 @@ KERNELS = (variable_length, VariableLength(_aten), VariableLength(_flash))
 def choose(device: torch.device, dtype: torch.dtype) -> Plan:
     """Return what is fastest there; of `KERNELS` the first that runs and agrees with `by_length` on a sample."""
     if device.type == "cpu" and dtype == torch.bfloat16:
-        return Products if "avx512_bf16" in flags() and "amx_bf16" not in flags() else by_length
+        return products if "avx512_bf16" in flags() and "amx_bf16" not in flags() else by_length
     if device.type != "cuda" or dtype == torch.float32:
         return by_length
     heads, lengths = 2, (7, 5, 5, 1)
