@@ -21,7 +21,7 @@ from bgem3.index.snapshot import Snapshot
 from bgem3.index_settings import encode_passages, settings_of
 from bgem3.stores.base import check_settings
 from bgem3.stores.chroma_client import check_keys
-from bgem3.stores.chroma_embedded import require_collection
+from bgem3.stores.chroma_embedded import folder_of, require_collection
 from bgem3.stores.chroma_graph import Graph
 from bgem3.stores.chroma_opening import Opener, agree, prepare, settle
 from bgem3.stores.chroma_readers import Readers
@@ -291,7 +291,8 @@ class ChromaStore:
         try:
             self._settings = agree(self._sidecar, settings)
             self._codec: Codec = get_codec(self._sidecar.codec, self._settings.multi_dim)
-            self._graph = Graph(self._path, self._name, lock=Path(f"{stem}.graph.lock"), sidecar=self._sidecar)
+            files = self._path if self._client is None else folder_of(self._client)
+            self._graph = Graph(files, self._name, lock=Path(f"{stem}.graph.lock"), sidecar=self._sidecar)
             guards = self._sidecar, self._writer, self._graph
             self._opener = Opener(self._name, *guards, self._path, self._client, adopt=self._adopts)
             self._graph_generation, row = self._sidecar.generation(), self._sidecar.last_row()

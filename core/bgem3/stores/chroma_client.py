@@ -248,7 +248,7 @@ class ChromaCollection:
     def outgrown(self, rows: int) -> bool:
         """Have Chroma save the graph less often where it grew; whether that waits for the next opening."""
         wanted = rows // _SAVES_PER_GRAPH
-        if not self._graph.embedded or wanted < 2 * self._saved_every:
+        if not (self._graph.embedded and self._owns_client) or wanted < 2 * self._saved_every:
             return False
         with self.errors(StoreWriteError), catch_warnings():
             # of the embedding function that a collection of ours does without

@@ -64,6 +64,12 @@ def disconnect(client: ClientAPI) -> None:
         cast(Any, client).close()
 
 
+def folder_of(client: ClientAPI) -> Path | None:
+    """Return the folder of an embedded client; None: a server or memory keeps its collections."""
+    settings = client.get_settings()
+    return Path(settings.persist_directory).resolve() if settings.is_persistent else None
+
+
 def require_collection(name: str, *, path: Path | None, client: ClientAPI | None) -> None:
     """Raise StoreNotFoundError where there is no such collection; nothing is made."""
     if client is None and not (path and (path / "chroma.sqlite3").is_file()):

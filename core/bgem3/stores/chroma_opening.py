@@ -116,7 +116,16 @@ class Opener:
             return taken and self._graph.torn()
 
     def mend(self) -> ChromaCollection:
-        """Make the graph again from the sidecar's vectors, float16. Nobody may have the collection open."""
+        """Make the graph again from the sidecar's vectors, float16. Nobody may have the collection open.
+
+        Raises:
+            StoreError: the client is the caller's, who may have.
+        """
+        if self._client is not None:
+            raise StoreError(
+                f"collection {self._name!r}: a killed process left its graph torn. Fix: close the client, open "
+                f"ChromaStore(path=..., sidecar=...) once, which makes the graph again, and pass client= after it"
+            )
         _log.warning("collection %r: its graph is made again after a crash", self._name)
         with self._graph.alone():
             logged = self._graph.drop()

@@ -5,9 +5,11 @@ import shutil
 import sqlite3
 from contextlib import closing
 
+import chromadb
 import numpy as np
 import pytest
 
+from bgem3.errors import StoreError
 from bgem3.stores import chroma_client, chroma_database, chroma_graph
 from bgem3.stores.chroma import ChromaStore
 from bgem3.stores.chroma_upkeep import Report, backfill, verify
@@ -189,3 +191,23 @@ def test_chromas_database_without_tables_yet(folder):
     put(store, IDS[:3])
     assert store.count() == 3
     store.close()
+
+
+def test_a_client_of_the_callers_is_guarded_and_not_mended(folder, caplog):
+    died = killed_while_saving(folder, "map")
+    client = chromadb.PersistentClient(str(died))
+    store = ChromaStore(client=client, sidecar=died)
+    with pytest.raises(StoreError, match=r"graph torn. Fix: close the client, open ChromaStore\(path="):
+        store.open(SETTINGS)
+    client.close()
+    mended = opened(died)
+    mended.close()
+    client = chromadb.PersistentClient(str(died))
+    store = ChromaStore(client=client, sidecar=died)
+    store.open(SETTINGS)
+    put(store, IDS[22:])
+    assert opened_sidecar(died, "SELECT count(*) FROM meta WHERE key = 'graph'") == 1
+    assert verify(store) == Report(29)
+    store.close()
+    assert opened_sidecar(died, "SELECT count(*) FROM meta WHERE key = 'graph'") == 0
+    client.close()
