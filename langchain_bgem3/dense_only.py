@@ -10,7 +10,7 @@ from langchain_core.embeddings import Embeddings
 from scipy.sparse import csr_array
 
 from bgem3.embeddings import M3Embeddings, MultiVectors
-from bgem3.errors import BackendError
+from bgem3.errors import BackendError, InvalidInputError
 from bgem3.lengths import Lengths
 from bgem3.types import HEADS, FloatArray, Head
 
@@ -79,10 +79,29 @@ class DenseEncoder:
         )
 
 
+def unit_row(vector: Sequence[float], dim: int) -> FloatArray:
+    """Return a vector that a caller gives as `(1, dim)` float32 of norm 1.
+
+    Raises:
+        InvalidInputError: it has another width, or no direction.
+    """
+    try:
+        row = np.array([vector], dtype=np.float32)
+    except (TypeError, ValueError):
+        row = np.empty(0, dtype=np.float32)
+    if row.shape != (1, dim) or not np.isfinite(row).all() or not row.any():
+        raise InvalidInputError(
+            f"embedding: expected {dim} finite numbers, not all 0, got {row.size} numbers. "
+            f"Fix: embeddings.embed_query(text)"
+        )
+    return unit_rows(row)
+
+
 def unit_rows(rows: FloatArray) -> FloatArray:
     """Scale rows to norm 1; a row of zeros stays."""
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    units: FloatArray = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+    wide = rows.astype(np.float64)  # squares of numbers that float32 holds
+    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    units: FloatArray = np.divide(wide, lengths, out=np.zeros_like(wide), where=lengths > 0).astype(np.float32)
     return units
 
 

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from langchain_core.documents import Document
 
+from bgem3.errors import InvalidInputError
 from bgem3.types import Chunk, Head, Hit, Ranked
 
 
@@ -36,12 +37,24 @@ def _scored(document: Document, score: float, scores: Mapping[Head, float] | Non
 
 
 def to_ids(ids: Sequence[str | None] | None, count: int) -> list[str]:
-    """Return one id a text, new where there is none; a list of another length is the index's to refuse."""
+    """Return one id a text, new where there is none; a list of another length is the index's to refuse.
+
+    Raises:
+        InvalidInputError: it is one id.
+    """
     if ids is None:
         return [str(uuid4()) for _ in range(count)]
+    if isinstance(ids, str):
+        raise InvalidInputError(f"ids: expected a list of strings, got one str. Fix: [{ids!r}]")
     return [str(uuid4()) if one is None else one for one in ids]
 
 
 def to_metadatas(metadatas: Iterable[Mapping[str, Any] | None] | None) -> list[dict[str, Any]] | None:
-    """Return copies of metadata, which the caller may go on changing."""
-    return None if metadatas is None else [deepcopy(dict(one or {})) for one in metadatas]
+    """Return copies of metadata, which the caller may go on changing; what is none is the index's to refuse."""
+    return None if metadatas is None else [_copied(one) for one in metadatas]
+
+
+def _copied(metadata: Any) -> Any:
+    if metadata is None:
+        return {}
+    return deepcopy(dict(metadata)) if isinstance(metadata, Mapping) else metadata

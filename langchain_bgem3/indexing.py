@@ -10,6 +10,7 @@ from langchain_core.indexing import DeleteResponse, UpsertResponse
 from langchain_core.indexing.base import DocumentIndex
 
 from bgem3.errors import InvalidInputError
+from bgem3.intake import check_ids
 from langchain_bgem3.documents import to_document, to_ids, to_metadatas
 from langchain_bgem3.search_fields import SearchFields
 
@@ -124,7 +125,7 @@ def _checked(ids: list[str] | None, kwargs: dict[str, Any]) -> list[str]:
     check_no_more(kwargs)
     if ids is None:
         raise InvalidInputError("delete: got no ids, expected a list. Fix: delete(['id'])")
-    return list(dict.fromkeys(ids))
+    return list(dict.fromkeys(check_ids(ids)))
 
 
 def _deleted(ids: list[str], count: int) -> DeleteResponse:

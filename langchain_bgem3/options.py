@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeAlias, cast
 
-from bgem3.errors import InvalidInputError
+from bgem3.errors import InvalidFilterError, InvalidInputError
 from bgem3.types import HEADS, SearchOptions, SearchPlan, Weights, make_plan
 
 WeightsLike: TypeAlias = Weights | Mapping[str, float]
+
+# `explain` tells of stages, which a list of documents has no place for.
+_NAMES = set(SearchOptions.__annotations__) - {"where", "explain"} | {"filter"}
 
 
 def to_weights(weights: WeightsLike | None) -> Weights:
@@ -31,9 +34,17 @@ def to_options(given: Mapping[str, Any]) -> SearchOptions:
 
     Raises:
         InvalidInputError: an option is unknown or out of range.
+        InvalidFilterError: the filter is no mapping.
     """
+    if unknown := set(given) - _NAMES:
+        raise InvalidInputError(
+            f"unknown search options {', '.join(sorted(unknown))}; expected some of {', '.join(sorted(_NAMES))}"
+        )
     options = {name: value for name, value in given.items() if name != "filter"}
-    options["where"] = given.get("filter") or None
+    where = given.get("filter")
+    if where is not None and not isinstance(where, Mapping):
+        raise InvalidFilterError(f"filter: expected a mapping, got {where!r}. Fix: filter={{'lang': 'zh'}}")
+    options["where"] = where or None
     options["weights"] = None if given.get("weights") is None else to_weights(given["weights"])
     checked = cast("SearchOptions", options)
     make_plan(checked)
@@ -47,10 +58,11 @@ def relevance(score: float, plan: SearchPlan) -> float:
     one as 0; so does the sparse score, one above 1 as 1. A rank fusion score is divided by the
     highest one possible: 1 is first in every list.
     """
-    return min(1.0, max(0.0, score / _highest(plan)))
+    return min(1.0, max(0.0, comparable(score, plan)))
 
 
-def _highest(plan: SearchPlan) -> float:
+def comparable(score: float, plan: SearchPlan) -> float:
+    """Return a score that can be weighed against a cosine: a rank fusion score divided by the highest one possible."""
     if plan.mode == "hybrid" and plan.strategy == "rrf":
-        return plan.weights.total / (plan.rrf_k + 1)
-    return 1.0
+        return score * (plan.rrf_k + 1) / plan.weights.total
+    return score

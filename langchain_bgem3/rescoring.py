@@ -15,12 +15,13 @@ from bgem3.errors import InvalidInputError
 from bgem3.rerank import Reranker
 from bgem3.types import make_plan
 from langchain_bgem3.documents import ranked_document
+from langchain_bgem3.indexing import check_no_more
 from langchain_bgem3.options import WeightsLike, to_weights
 from langchain_bgem3.settings import EncoderSettings
 
 
 class BGEM3RescoringRetriever(BaseRetriever):
-    """What `BGEM3Retriever.from_vectorstore` returns; `k`, `fetch_k`, `weights` and `filter` also in `invoke`.
+    """What `BGEM3Retriever.from_vectorstore` returns; every field but the first two may be given to `invoke` for one call.
 
     Use:
         >>> from langchain_core.vectorstores import InMemoryVectorStore
@@ -63,7 +64,10 @@ class BGEM3RescoringRetriever(BaseRetriever):
         fetch_k: int | None = None,
         weights: WeightsLike | None = None,
         filter: Any = None,
+        head_scores: bool | None = None,
+        **unknown: Any,
     ) -> list[Document]:
+        check_no_more(unknown)
         k = self.k if k is None else k
         depth = self._depth(k, fetch_k)
         wanted = self._wanted(filter)
@@ -72,7 +76,8 @@ class BGEM3RescoringRetriever(BaseRetriever):
         else:
             found = self.source.invoke(query, {"callbacks": run_manager.get_child()})[:depth]
         ranked = self._reranker(weights).rerank(query, _texts(found), top_n=k)
-        return [ranked_document(found[one.index], one, head_scores=self.head_scores) for one in ranked]
+        shown = self.head_scores if head_scores is None else head_scores
+        return [ranked_document(found[one.index], one, head_scores=shown) for one in ranked]
 
     async def _aget_relevant_documents(
         self,
@@ -83,7 +88,10 @@ class BGEM3RescoringRetriever(BaseRetriever):
         fetch_k: int | None = None,
         weights: WeightsLike | None = None,
         filter: Any = None,
+        head_scores: bool | None = None,
+        **unknown: Any,
     ) -> list[Document]:
+        check_no_more(unknown)
         k = self.k if k is None else k
         depth = self._depth(k, fetch_k)
         wanted = self._wanted(filter)
@@ -92,7 +100,8 @@ class BGEM3RescoringRetriever(BaseRetriever):
         else:
             found = (await self.source.ainvoke(query, {"callbacks": run_manager.get_child()}))[:depth]
         ranked = await self._reranker(weights).arerank(query, _texts(found), top_n=k)
-        return [ranked_document(found[one.index], one, head_scores=self.head_scores) for one in ranked]
+        shown = self.head_scores if head_scores is None else head_scores
+        return [ranked_document(found[one.index], one, head_scores=shown) for one in ranked]
 
     def _depth(self, k: int, fetch_k: int | None) -> int:
         depth = self.fetch_k if fetch_k is None else fetch_k

@@ -11,6 +11,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.vectorstores import VectorStore
 
+from bgem3.intake import check_stream
 from bgem3.types import Lexical, Metadata, Where
 from langchain_bgem3.documents import to_ids, to_metadatas
 from langchain_bgem3.opening import DEFAULT_COLLECTION, open_index
@@ -90,7 +91,7 @@ class BGEM3Retriever(SearchFields):
         Raises:
             InvalidInputError, DuplicateIdError, StoreError: as `HybridIndex.add`.
         """
-        rows = list(texts)
+        rows = list(check_stream(texts))
         index = open_index(
             embedding,
             store=store,

@@ -50,10 +50,7 @@ class SearchFields(BaseRetriever):
 
     def _check(self) -> None:
         """Refuse options that are out of range."""
-        if not isinstance(self.index, HybridIndex):
-            raise InvalidInputError(
-                f"index: got {type(self.index).__name__}, expected a HybridIndex. Fix: HybridIndex(encoder, store)"
-            )
+        check_index(self.index)
         self._options({})
 
     def _options(self, given: dict[str, Any]) -> SearchOptions:
@@ -70,10 +67,12 @@ class SearchFields(BaseRetriever):
         run_manager: CallbackManagerForRetrieverRun,
         k: int | None = None,
         filter: Where | None = None,
+        head_scores: bool | None = None,
         **options: Any,
     ) -> list[Document]:
         hits = self.index.search(query, **self._options({"k": k, "filter": filter, **options}))
-        return [hit_document(hit, head_scores=self.head_scores) for hit in hits]
+        shown = self.head_scores if head_scores is None else head_scores
+        return [hit_document(hit, head_scores=shown) for hit in hits]
 
     async def _aget_relevant_documents(
         self,
@@ -82,10 +81,12 @@ class SearchFields(BaseRetriever):
         run_manager: AsyncCallbackManagerForRetrieverRun,
         k: int | None = None,
         filter: Where | None = None,
+        head_scores: bool | None = None,
         **options: Any,
     ) -> list[Document]:
         hits = await self.index.asearch(query, **self._options({"k": k, "filter": filter, **options}))
-        return [hit_document(hit, head_scores=self.head_scores) for hit in hits]
+        shown = self.head_scores if head_scores is None else head_scores
+        return [hit_document(hit, head_scores=shown) for hit in hits]
 
     def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:
         params = super()._get_ls_params(**kwargs)
@@ -93,6 +94,15 @@ class SearchFields(BaseRetriever):
         params["ls_embedding_provider"] = dense_only_model(self.index) or "BGEM3Embeddings"
         params["ls_embedding_model"] = str(self.index.encoder.describe()["model"])
         return params
+
+
+def check_index(index: object) -> HybridIndex:
+    """Return an index, or raise InvalidInputError where it is something else."""
+    if not isinstance(index, HybridIndex):
+        raise InvalidInputError(
+            f"index: got {type(index).__name__}, expected a HybridIndex. Fix: HybridIndex(encoder, store)"
+        )
+    return index
 
 
 def check_mode(index: HybridIndex, options: SearchOptions) -> None:

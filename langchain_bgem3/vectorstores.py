@@ -14,14 +14,15 @@ from langchain_core.vectorstores import VectorStore
 
 from bgem3.embeddings import M3Embeddings
 from bgem3.errors import InvalidInputError
-from bgem3.types import MODES, Hit, Lexical, Mode, SearchOptions, Strategy, make_plan
-from langchain_bgem3.dense_only import unit_rows
-from langchain_bgem3.diversity import most_diverse
+from bgem3.intake import check_stream
+from bgem3.types import MODES, Hit, Lexical, Mode, SearchOptions, Strategy
+from langchain_bgem3.dense_only import unit_row
+from langchain_bgem3.diversity import most_diverse, pool_size
 from langchain_bgem3.documents import to_document, to_ids, to_metadatas
 from langchain_bgem3.indexing import check_no_more
 from langchain_bgem3.opening import DEFAULT_COLLECTION, dense_only_model, embedding_of, open_index
-from langchain_bgem3.options import WeightsLike, relevance, to_options
-from langchain_bgem3.search_fields import check_mode
+from langchain_bgem3.options import WeightsLike, comparable, relevance, to_options
+from langchain_bgem3.search_fields import check_index, check_mode
 from langchain_bgem3.store_retriever import BGEM3VectorStoreRetriever
 
 if TYPE_CHECKING:
@@ -115,9 +116,9 @@ class BGEM3VectorStore(VectorStore):
                 collection_name=collection_name,
                 lexical=lexical,
             )
-        elif store is not None or persist_directory is not None:
-            raise InvalidInputError("index: it has its store, got another beside it. Fix: leave the other out")
-        self.index = index
+        elif (store, persist_directory, collection_name, lexical) != (None, None, DEFAULT_COLLECTION, "m3"):
+            raise InvalidInputError("index: it has a store and a lexical, got another beside it. Fix: leave that out")
+        self.index = check_index(index)
         if mode is None and dense_only_model(index):
             self._defaults["mode"] = "dense"
         self._embedding = embedding if isinstance(embedding, Embeddings) else embedding_of(index)
@@ -184,7 +185,7 @@ class BGEM3VectorStore(VectorStore):
             InvalidInputError, DuplicateIdError, StoreError: as `HybridIndex.add`.
         """
         check_no_more(kwargs)
-        rows = list(texts)
+        rows = list(check_stream(texts))
         return self.index.add(
             rows, ids=to_ids(ids, len(rows)), metadatas=to_metadatas(metadatas or None), show_progress=show_progress
         )
@@ -196,12 +197,15 @@ class BGEM3VectorStore(VectorStore):
         *,
         ids: Sequence[str | None] | None = None,
         batch_size: int | None = None,
+        show_progress: bool = False,
         **kwargs: Any,
     ) -> list[str]:
         """Do what `add_texts` does, beside the event loop."""
         check_no_more(kwargs)
-        rows = list(texts)
-        return await self.index.aadd(rows, ids=to_ids(ids, len(rows)), metadatas=to_metadatas(metadatas or None))
+        rows = list(check_stream(texts))
+        return await self.index.aadd(
+            rows, ids=to_ids(ids, len(rows)), metadatas=to_metadatas(metadatas or None), show_progress=show_progress
+        )
 
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:
         """Delete documents by `ids` or by `filter`; missing ids are ignored.
@@ -286,14 +290,14 @@ class BGEM3VectorStore(VectorStore):
             lambda_mult: 1 is relevance alone, 0 diversity alone.
             kwargs: Those of `similarity_search`, as the errors are.
         """
-        options = self._options(max(k, fetch_k), kwargs)
+        options = self._options(pool_size(k, fetch_k), kwargs)
         return self._diverse(self.index.search(query, **options), options, k, lambda_mult)
 
     async def amax_marginal_relevance_search(
         self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
     ) -> list[Document]:
         """Do what `max_marginal_relevance_search` does, beside the event loop."""
-        options = self._options(max(k, fetch_k), kwargs)
+        options = self._options(pool_size(k, fetch_k), kwargs)
         hits = await self.index.asearch(query, **options)
         return await asyncio.to_thread(self._diverse, hits, options, k, lambda_mult)
 
@@ -301,7 +305,7 @@ class BGEM3VectorStore(VectorStore):
         self, embedding: list[float], k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
     ) -> list[Document]:
         """Do what `max_marginal_relevance_search` does, for a dense vector."""
-        return self._diverse(self._nearest(embedding, max(k, fetch_k), kwargs), {"mode": "dense"}, k, lambda_mult)
+        return self._diverse(self._nearest(embedding, pool_size(k, fetch_k), kwargs), {"mode": "dense"}, k, lambda_mult)
 
     async def amax_marginal_relevance_search_by_vector(
         self, embedding: list[float], k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
@@ -376,22 +380,17 @@ class BGEM3VectorStore(VectorStore):
 
     def _nearest(self, vector: Sequence[float], k: int, kwargs: dict[str, Any]) -> list[Hit]:
         options = self._options(k, {**kwargs, "mode": "dense"})
-        row = np.array([vector], dtype=np.float32)
-        dim = self.index.encoder.dim
-        if row.shape != (1, dim) or not np.isfinite(row).all() or not row.any():
-            raise InvalidInputError(
-                f"embedding: expected {dim} finite numbers, not all 0, got {row.size}. Fix: embeddings.embed_query(text)"
-            )
-        return self.index.search_embedded(M3Embeddings(dense=unit_rows(row)), **options)[0]
+        row = unit_row(vector, self.index.encoder.dim)
+        return self.index.search_embedded(M3Embeddings(dense=row), **options)[0]
 
     def _diverse(self, hits: Sequence[Hit], options: SearchOptions, k: int, lambda_mult: float) -> list[Document]:
-        make_plan({"k": k})
         vectors = self.index.dense_vectors([hit.id for hit in hits])
         there = [hit for hit in hits if hit.id in vectors]
         if not there:
             return []
+        plan = self.index.plan(**options)
         chosen = most_diverse(
-            [score for _, score in self._relevant(there, options)],
+            [comparable(hit.score, plan) for hit in there],
             np.stack([vectors[hit.id] for hit in there]),
             k=k,
             lambda_mult=lambda_mult,

@@ -11,6 +11,9 @@ from bgem3.errors import InvalidFilterError
 
 _Where = dict[str, Any]
 
+# Names the keys of a node that have a value which cannot be filtered by.
+UNFILTERED = "_node_unfiltered"
+
 _SCALAR = {
     FilterOperator.GT: "$gt",
     FilterOperator.LT: "$lt",
@@ -18,7 +21,6 @@ _SCALAR = {
     FilterOperator.LTE: "$lte",
     FilterOperator.TEXT_MATCH: "$text_match",
     FilterOperator.TEXT_MATCH_INSENSITIVE: "$text_match_insensitive",
-    FilterOperator.CONTAINS: "$contains",
 }
 
 
@@ -83,17 +85,22 @@ def _not_in(part: MetadataFilter) -> _Where:
 
 
 def _any(part: MetadataFilter) -> _Where:
-    items = [{part.key: {"$contains": item}} for item in _items(part)]
+    items = [_contains(part.key, item) for item in _items(part)]
     return any_of(items) if items else {part.key: {"$in": []}}
 
 
 def _all(part: MetadataFilter) -> _Where:
-    return all_of([{part.key: {"$exists": True}}, *({part.key: {"$contains": item}} for item in _items(part))])
+    return all_of([{part.key: {"$exists": True}}, *(_contains(part.key, item) for item in _items(part))])
+
+
+def _contains(key: str, item: Any) -> _Where:
+    return any_of([{key: {"$contains": one}} for one in _with_booleans([item])])
 
 
 def _is_empty(part: MetadataFilter) -> _Where:
-    # None and [] are not stored as filterable metadata, so those keys are missing.
-    return {"$or": [{part.key: {"$exists": False}}, {part.key: {"$eq": ""}}]}
+    # None, [] and what cannot be filtered by are not stored as filterable metadata, so those keys are missing.
+    missing = {"$and": [{part.key: {"$exists": False}}, {"$not": {UNFILTERED: {"$contains": part.key}}}]}
+    return {"$or": [missing, {part.key: {"$eq": ""}}]}
 
 
 _SPECIAL: dict[FilterOperator, Callable[[MetadataFilter], _Where]] = {
@@ -101,6 +108,7 @@ _SPECIAL: dict[FilterOperator, Callable[[MetadataFilter], _Where]] = {
     FilterOperator.NE: _not_equal,
     FilterOperator.IN: _in,
     FilterOperator.NIN: _not_in,
+    FilterOperator.CONTAINS: lambda part: _contains(part.key, _scalar(part)),
     FilterOperator.ANY: _any,
     FilterOperator.ALL: _all,
     FilterOperator.IS_EMPTY: _is_empty,

@@ -12,7 +12,7 @@ from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_
 from bgem3.errors import InvalidMetadataError
 from bgem3.metadata import check_metadata
 from bgem3.types import Chunk, Hit, Metadata, Where
-from llamaindex_bgem3.filters import all_of, to_where
+from llamaindex_bgem3.filters import UNFILTERED, all_of, to_where
 
 _NODE_ID = "_node_id"
 _CONTENT = "_node_content"
@@ -32,6 +32,10 @@ def to_chunk(node: BaseNode) -> Chunk:
     """
     stored = node_to_metadata_dict(node)
     own = {key: value for key, value in stored.items() if _filterable(key, value)}
+    # Of the keys, those that could not be filtered by either are left out.
+    others = [key for key in stored.keys() - own.keys() if stored[key] not in (None, []) and _filterable(key, "")]
+    if others:
+        own[UNFILTERED] = sorted(others)
     return Chunk(node.node_id, node.get_content(metadata_mode=MetadataMode.EMBED), {**own, _NODE_ID: node.node_id})
 
 

@@ -23,9 +23,11 @@ from bgem3.batching import Merger, ahead, in_flight, token_batches
 from bgem3.cache import DEFAULT_BYTES, EmbeddingCache, identity_of
 from bgem3.embeddings import M3Embeddings
 from bgem3.errors import BackendError, BGEM3Error, InvalidInputError
+from bgem3.index_settings import LENGTHS
+from bgem3.intake import check_stream, check_texts
 from bgem3.lengths import Lengths, Overflow, fit
 from bgem3.tokenizer import M3Tokenizer, cut
-from bgem3.types import HEADS, Head, IntArray, Token
+from bgem3.types import HEADS, Head, IndexSettings, IntArray, Token
 
 # Texts tokenised in one go while the model runs; for a GPU, where the tokenizer is the slower of the two, more.
 _TOKENISE_TEXTS, _TOKENISE_MANY = 64, 256
@@ -206,7 +208,7 @@ class M3Encoder:
         chosen = _check_heads(heads)
         if tokens < 1:
             raise InvalidInputError(f"tokens: got {tokens}, expected at least 1")
-        parts = token_runs(_check_stream(texts), partial(self._prepare, max_length), tokens, _TOKENISE_TEXTS)
+        parts = token_runs(check_stream(texts), partial(self._prepare, max_length), tokens, _TOKENISE_TEXTS)
         return (self._run(sequences, chosen) for sequences in ahead(parts))
 
     async def aencode(
@@ -250,7 +252,7 @@ class M3Encoder:
         Raises:
             InvalidTextError: an item is not a string or not valid Unicode; names its position.
         """
-        ids = self.tokenizer.encode(_check_texts(texts))
+        ids = self.tokenizer.encode(check_texts(texts))
         if self.lengths.overflow == "truncate":
             ids = [cut(one, self.lengths.max_length) for one in ids]
         flat = np.concatenate([*ids, np.empty(0, dtype=np.int64)])
@@ -264,7 +266,7 @@ class M3Encoder:
         Raises:
             InvalidTextError, TextTooLongError: as `encode`.
         """
-        self.tokenizer.encode(_check_texts([text]))
+        self.tokenizer.encode(check_texts([text]))
         spans = self.tokenizer.spans(text)
         (parts,) = fit([np.arange(len(spans))], self.lengths, warn=False)
         places = [int(place) for part in parts for place in part[1:]]
@@ -275,6 +277,11 @@ class M3Encoder:
         names = ("backend", "precision", "device", "dim", "multi_dim", "vocab_size", "fingerprint")
         own = {name: getattr(self, name) for name in names}
         return {"model": self._model.name, **own, "processor": processor_name(), **asdict(self.lengths)}
+
+    def reading_as(self, settings: IndexSettings) -> M3Encoder:
+        """Return an encoder of the same model that reads texts as an index was made with."""
+        lengths = Lengths(**{name: getattr(settings, name) for name in LENGTHS})
+        return self if lengths == self.lengths else M3Encoder(self._model, self._backend, lengths, cache=self._cache)
 
     def close(self) -> None:
         """End the worker thread of the async methods, which waits for what was submitted, and close the cache."""
@@ -289,7 +296,7 @@ class M3Encoder:
         max_length: int | None,
         encode: Callable[[Sequence[str]], M3Embeddings],
     ) -> M3Embeddings:
-        if self._cache is None or not texts or not all(isinstance(text, str) for text in _check_texts(texts)):
+        if self._cache is None or not texts or not all(isinstance(text, str) for text in check_texts(texts)):
             return encode(texts)
         identity = identity_of(self.fingerprint, self.backend, self.precision, self.lengths.shortened(max_length))
         try:
@@ -305,7 +312,7 @@ class M3Encoder:
         with tqdm(total=0, unit="tok", desc="Encoding", disable=not show_progress) as bar:
             # token vectors are too large to be joined afterwards
             fast = self.device.startswith("cuda") and "multi_vector" not in heads
-            if not fast or len(_check_texts(texts)) <= _TOKENISE_MANY:
+            if not fast or len(check_texts(texts)) <= _TOKENISE_MANY:
                 return self._run(self._prepare(max_length, texts), heads, bar)
             batch, prepare = self._backend.batch_tokens, partial(self._prepare, max_length)
             parts = ahead(token_runs(texts, prepare, _PART_BATCHES * batch, _TOKENISE_MANY, batch))
@@ -313,7 +320,7 @@ class M3Encoder:
 
     def _prepare(self, max_length: int | None, texts: Sequence[str], first: int = 0) -> TokenSequences:
         lengths = self.lengths.shortened(max_length)
-        return TokenSequences.of_parts(fit(self.tokenizer.encode(_check_texts(texts), first), lengths, first=first))
+        return TokenSequences.of_parts(fit(self.tokenizer.encode(check_texts(texts), first), lengths, first=first))
 
     def _prepare_ids(self, ids: Sequence[IntArray]) -> TokenSequences:
         for position, one in enumerate(ids):
@@ -367,18 +374,6 @@ class M3Encoder:
             return [whole]
         ends = np.cumsum([member.n_texts for member in members])
         return [whole[int(end) - member.n_texts : int(end)] for end, member in zip(ends, members, strict=True)]
-
-
-def _check_texts(texts: Sequence[str]) -> Sequence[str]:
-    if isinstance(texts, str):
-        raise InvalidInputError("texts: expected a sequence of strings, got one str. Fix: pass [text]")
-    return texts
-
-
-def _check_stream(texts: Iterable[str]) -> Iterable[str]:
-    if isinstance(texts, str):
-        raise InvalidInputError("texts: expected an iterable of strings, got one str. Fix: pass [text]")
-    return texts
 
 
 def _check_heads(heads: Collection[Head]) -> tuple[Head, ...]:

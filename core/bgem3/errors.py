@@ -55,7 +55,20 @@ class InvalidTextError(InvalidInputError):
 
 
 class TextTooLongError(InvalidInputError):
-    """A text is longer than `max_length` and `overflow="error"`."""
+    """A text is longer than `max_length` and `overflow="error"`; `problem` is the message without its place.
+
+    Args:
+        position: Which of the call's texts.
+        problem: Its length, the limit, the fix.
+        name: What the message calls it; None: by its position.
+    """
+
+    def __init__(self, position: int, problem: str, name: str | None = None) -> None:
+        super().__init__(f"{name or f'texts[{position}]'}: {problem}")
+        self.position, self.problem = position, problem
+
+    def __reduce__(self) -> tuple[type[TextTooLongError], tuple[int, str]]:
+        return type(self), (self.position, self.problem)
 
 
 class InvalidFilterError(InvalidInputError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
@@ -15,11 +15,11 @@ from tqdm.auto import tqdm
 
 from bgem3.embeddings import M3Embeddings
 from bgem3.encoder import M3Encoder
-from bgem3.errors import IndexMismatchError, InvalidInputError, SettingsWarning, StoreClosedError
+from bgem3.errors import InvalidInputError, SettingsWarning, StoreClosedError
 from bgem3.index.threads import map_all
-from bgem3.index_settings import LENGTHS, differences, encode_passages, settings_of
-from bgem3.ingestion import Prepared, overlapped, text_slices
-from bgem3.intake import check_id, check_ids, check_new, checked_chunks
+from bgem3.index_settings import LENGTHS, check_lengths, differences, encode_passages, settings_of
+from bgem3.ingestion import Prepared, checked_slices, overlapped
+from bgem3.intake import check_id, check_ids, check_new, check_parts, too_long_by_id
 from bgem3.matches import named
 from bgem3.metadata import check_metadata
 from bgem3.stores.base import Store
@@ -69,6 +69,7 @@ class HybridIndex:
     ) -> None:
         if lexical not in ("m3", "bm25"):
             raise InvalidInputError(f"lexical: got {lexical!r}, expected m3 or bm25")
+        check_parts(encoder, store)
         self.encoder = encoder
         self.store = store
         self._lexical: Lexical = lexical
@@ -99,7 +100,7 @@ class HybridIndex:
         metadata is replaced either way. Ids, metadata and types are checked before anything is stored
         where all arguments are sequences. Texts go in slices of up to 256, one written while the
         next is encoded: when an iterator, a forward pass or the store fails, the slices before are
-        stored and the others are not; nothing is ever half stored.
+        stored and the others are not (an engine may have some chunks of the failing one); none is ever half stored.
 
         Args:
             texts: Any number; an iterator of any length needs bounded memory, for two slices.
@@ -119,7 +120,7 @@ class HybridIndex:
         self._check_can_add()
         added: dict[str, None] = {}
         total = len(texts) if isinstance(texts, Sequence) else None
-        parts = self._checked_slices(texts, ids, metadatas, added)
+        parts = checked_slices(texts, ids, metadatas, added)
         with tqdm(total=total, unit="text", desc="Adding", disable=not show_progress) as bar:
             for written in overlapped(parts, self._prepare, self._write):
                 bar.update(written)
@@ -240,18 +241,21 @@ class HybridIndex:
         *,
         ids: Sequence[str] | None = None,
         metadatas: Sequence[Metadata | None] | None = None,
+        show_progress: bool = False,
     ) -> list[str]:
         """Do what `add` does, beside the event loop."""
         self._check_can_add()
         added: dict[str, None] = {}
-        for part in self._checked_slices(texts, ids, metadatas, added):
-            new, known = await asyncio.to_thread(self._split, part)
-            embeddings = None
-            if new:
-                passages = [chunk.text for chunk in new]
-                encoded = await self.encoder.aencode_passages(passages, heads=self._model_heads())
-                embeddings = await asyncio.to_thread(self._with_lexical, encoded, passages)
-            await asyncio.to_thread(self._write, Prepared(new, embeddings, known))
+        with tqdm(total=len(texts), unit="text", desc="Adding", disable=not show_progress) as bar:
+            for part in checked_slices(texts, ids, metadatas, added):
+                new, known = await asyncio.to_thread(self._split, part)
+                embeddings = None
+                if new:
+                    passages = [chunk.text for chunk in new]
+                    with too_long_by_id(new):
+                        encoded = await self.encoder.aencode_passages(passages, heads=self._model_heads())
+                    embeddings = await asyncio.to_thread(self._with_lexical, encoded, passages)
+                bar.update(await asyncio.to_thread(self._write, Prepared(new, embeddings, known)))
         return list(added)
 
     def get(self, ids: Sequence[str]) -> list[Chunk]:
@@ -344,25 +348,14 @@ class HybridIndex:
             multi_vector=embeddings.multi_vector if "multi_vector" in has else None,
         )
 
-    def _checked_slices(
-        self,
-        texts: Iterable[str],
-        ids: Iterable[str] | None,
-        metadatas: Iterable[Metadata | None] | None,
-        added: dict[str, None],
-    ) -> Iterator[list[Chunk]]:
-        """Yield slices of checked chunks, and note their ids in `added`."""
-        for part in text_slices(checked_chunks(texts, ids, metadatas)):
-            check_new(part, added)
-            yield part
-
     def _split(self, chunks: Sequence[Chunk]) -> tuple[list[Chunk], list[Chunk]]:
         """Tell chunks whose text must be encoded from those that are stored with it."""
         known = self.store.unchanged(chunks)
         return [chunk for chunk in chunks if chunk.id not in known], [chunk for chunk in chunks if chunk.id in known]
 
     def _encode(self, chunks: Sequence[Chunk]) -> M3Embeddings:
-        return encode_passages(self.encoder, self._lexical, [chunk.text for chunk in chunks])
+        with too_long_by_id(chunks):
+            return encode_passages(self.encoder, self._lexical, [chunk.text for chunk in chunks])
 
     def _prepare(self, chunks: Sequence[Chunk]) -> Prepared:
         new, known = self._split(chunks)
@@ -394,7 +387,4 @@ class HybridIndex:
 
     def _check_can_add(self) -> None:
         self._check_closed()
-        if differing := differences(self._settings, self._wanted, LENGTHS):
-            raise IndexMismatchError(
-                f"the index was made with other lengths: {differing}. Fix: pass those to M3Encoder.from_pretrained"
-            )
+        check_lengths(self._settings, self._wanted)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bgem3.embeddings import M3Embeddings
+from bgem3.errors import IndexMismatchError
 from bgem3.types import HEADS, IndexSettings, Lexical
 
 if TYPE_CHECKING:
@@ -37,6 +38,19 @@ def differences(made_with: IndexSettings, wanted: IndexSettings, names: Sequence
     """Return the settings of those names that differ, for an error message; empty where none does."""
     pairs = [(name, getattr(made_with, name), getattr(wanted, name)) for name in names]
     return ", ".join(f"{name}={old!r}, now {new!r}" for name, old, new in pairs if old != new)
+
+
+def check_lengths(made_with: IndexSettings, wanted: IndexSettings) -> None:
+    """Refuse to add texts that would be read otherwise than those already stored.
+
+    Raises:
+        IndexMismatchError: names the lengths that differ.
+    """
+    if differing := differences(made_with, wanted, LENGTHS):
+        raise IndexMismatchError(
+            f"the index was made with other lengths: {differing}. Fix: pass those to M3Encoder.from_pretrained, or "
+            f"encoder.reading_as(index.settings)"
+        )
 
 
 def encode_passages(encoder: M3Encoder, lexical: Lexical, texts: Sequence[str]) -> M3Embeddings:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from bgem3.embeddings import M3Embeddings
-from bgem3.types import Chunk
+from bgem3.intake import check_new, checked_chunks
+from bgem3.types import Chunk, Metadata
 
 Item = TypeVar("Item")
 Ready = TypeVar("Ready")
@@ -48,6 +49,18 @@ def text_slices(chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
         part.append(chunk)
         held += len(chunk.text)
     if part:
+        yield part
+
+
+def checked_slices(
+    texts: Iterable[str],
+    ids: Iterable[str] | None,
+    metadatas: Iterable[Metadata | None] | None,
+    added: dict[str, None],
+) -> Iterator[list[Chunk]]:
+    """Yield slices of checked chunks, and note their ids in `added`; see `intake.checked_chunks`."""
+    for part in text_slices(checked_chunks(texts, ids, metadatas)):
+        check_new(part, added)
         yield part
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice, zip_longest
 from typing import TypeVar
 from uuid import uuid4
 
-from bgem3.errors import DuplicateIdError, InvalidInputError, InvalidTextError
+from bgem3.errors import DuplicateIdError, InvalidInputError, InvalidTextError, TextTooLongError
 from bgem3.metadata import check_metadata
 from bgem3.types import Chunk, Metadata
 
@@ -18,13 +19,13 @@ _MISSING = object()
 def checked_chunks(
     texts: Iterable[str], ids: Iterable[str] | None, metadatas: Iterable[Metadata | None] | None
 ) -> Iterable[Chunk]:
-    """Pair texts with their ids and metadata, and check them; the texts' Unicode is the encoder's to check.
+    """Pair texts with their ids and metadata, and check them.
 
     Where all arguments are sequences, they are checked to their end before the first chunk comes out;
     an iterator is checked as it goes, its ids only by `check_new`.
 
     Raises:
-        InvalidInputError: ids or metadatas of another length, a text that is no string, bad metadata.
+        InvalidInputError: ids or metadatas of another length, a text that is no string or not valid Unicode, bad metadata.
         DuplicateIdError: an id stands twice in sequences.
     """
     chunks = _paired(texts, ids, metadatas)
@@ -48,11 +49,9 @@ def _paired(
     for position, (text, id_, metadata) in enumerate(rows):
         if text is _MISSING or (id_ is _MISSING and not own_ids) or (metadata is _MISSING and not own_metadatas):
             raise InvalidInputError(f"texts, ids and metadatas differ in length, one ends at {position}. Fix: one each")
-        if not isinstance(text, str):
-            raise InvalidTextError(f"texts[{position}]: expected a str, got {type(text).__name__}")
         yield Chunk(
             str(uuid4()) if own_ids else check_id(id_),
-            text,
+            check_text(text, position),
             {} if own_metadatas else check_metadata(metadata, f"metadatas[{position}]"),
         )
 
@@ -83,6 +82,60 @@ def check_id(value: object) -> str:
 
 def check_ids(ids: Sequence[str]) -> list[str]:
     """Return a list of ids, or raise InvalidInputError where it is no list of ids."""
-    if isinstance(ids, str):
-        raise InvalidInputError(f"ids: expected a list of strings, got one str. Fix: [{ids!r}]")
+    if isinstance(ids, str) or not isinstance(ids, Iterable):
+        got = f"one str. Fix: [{ids!r}]" if isinstance(ids, str) else type(ids).__name__
+        raise InvalidInputError(f"ids: expected a list of strings, got {got}")
     return [check_id(one) for one in ids]
+
+
+def check_parts(encoder: object, store: object) -> None:
+    """Refuse what is no encoder or no store; either may be a class of its own."""
+    if not hasattr(encoder, "encode_passages") or not hasattr(store, "upsert"):
+        raise InvalidInputError(
+            f"HybridIndex: expected an encoder and a store, got {type(encoder).__name__} and {type(store).__name__}. "
+            f"Fix: HybridIndex(M3Encoder.from_pretrained(), ChromaStore('./db'))"
+        )
+
+
+@contextmanager
+def too_long_by_id(chunks: Sequence[Chunk]) -> Iterator[None]:
+    """Have a text that is too long named by its id: its place among those encoded together is not the caller's."""
+    try:
+        yield
+    except TextTooLongError as error:
+        raise TextTooLongError(error.position, error.problem, f"text of id {chunks[error.position].id!r}") from error
+
+
+def check_text(text: object, position: int) -> str:
+    """Return a text, or refuse what is no string or holds a lone surrogate.
+
+    Raises:
+        InvalidTextError: names the position.
+    """
+    if not isinstance(text, str):
+        raise InvalidTextError(
+            f"texts[{position}]: expected a str, got {type(text).__name__}. Fix: convert it with str(...)"
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidTextError(
+            f"texts[{position}]: not valid Unicode, {text[error.start]!r} at character {error.start} is half of a "
+            f"surrogate pair. Fix: text.encode('utf-8', 'replace').decode()"
+        ) from error
+    return text
+
+
+def check_texts(texts: Sequence[str]) -> Sequence[str]:
+    """Return texts, or raise InvalidInputError where it is one text or no sequence."""
+    if isinstance(texts, str) or not hasattr(texts, "__len__"):
+        got = "one str" if isinstance(texts, str) else type(texts).__name__
+        raise InvalidInputError(f"texts: expected a sequence of strings, got {got}. Fix: pass [text]")
+    return texts
+
+
+def check_stream(texts: Iterable[str]) -> Iterable[str]:
+    """Return texts, or raise InvalidInputError where it is one text."""
+    if isinstance(texts, str):
+        raise InvalidInputError("texts: expected an iterable of strings, got one str. Fix: pass [text]")
+    return texts

@@ -84,8 +84,9 @@ def fit(ids: Sequence[IntArray], lengths: Lengths, *, warn: bool = True, first: 
         return [[one] for one in ids]
     if lengths.overflow == "error":
         raise TextTooLongError(
-            f"texts[{first + too_long[0]}]: {len(ids[too_long[0]])} tokens, max_length is {lengths.max_length}. "
-            f"Fix: split the text, or overflow='window'"
+            first + too_long[0],
+            f"{len(ids[too_long[0]])} tokens, max_length is {lengths.max_length}. "
+            f"Fix: split the text, or overflow='window'",
         )
     if lengths.overflow == "truncate":
         if warn:

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from bgem3.errors import InvalidMetadataError
 from bgem3.types import MetadataValue
 
-# Keys with this prefix are the stores' own.
+# Keys with this prefix are the stores' own; those with one of the others Chroma refuses, and an index may move there.
 RESERVED_PREFIX = "_bgem3"
+_REFUSED_PREFIXES = ("#", "$", "chroma:")
 _SCALARS = (str, int, float, bool)
 _INT64 = 2**63
 
@@ -41,6 +42,10 @@ def _check_key(key: object, name: str) -> None:
     if key.startswith(RESERVED_PREFIX):
         raise InvalidMetadataError(
             f"{name}: keys beginning {RESERVED_PREFIX!r} are reserved, got {key!r}. Fix: rename it"
+        )
+    if key.startswith(_REFUSED_PREFIXES):
+        raise InvalidMetadataError(
+            f"{name}: keys beginning {', '.join(_REFUSED_PREFIXES)} are refused, since Chroma does, got {key!r}. Fix: rename it"
         )
     _check_unicode(key, f"{name} key")
 

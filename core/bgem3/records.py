@@ -35,7 +35,10 @@ def to_chunk(record: Mapping[str, Any], text_field: str, id_field: str | None) -
         name = json.dumps([record[text_field], rest], sort_keys=True, default=str)
         id_ = str(uuid5(_NAMESPACE, name))
     else:
-        id_ = check_id(str(record.get(id_field) or ""))
+        value = record.get(id_field)
+        if value is None or value == "":
+            raise InvalidInputError(f"record: no id in field {id_field!r}, there are {sorted(record)}. Fix: --id-field")
+        id_ = check_id(str(value))
     return Chunk(id_, record[text_field], check_metadata(rest, f"record {id_!r}"))
 
 

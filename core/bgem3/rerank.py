@@ -55,6 +55,9 @@ class Reranker:
         """
         if not pairs:
             return np.empty(0, dtype=np.float32)
+        for position, pair in enumerate(pairs):
+            if isinstance(pair, str) or len(pair) != 2:
+                raise InvalidInputError(f"pairs[{position}]: expected a query and a passage, got {pair!r}")
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
         embeddings = self.encoder.encode(texts)
         place = {text: position for position, text in enumerate(texts)}

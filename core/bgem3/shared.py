@@ -17,6 +17,7 @@ import numpy as np
 
 from bgem3.embeddings import M3Embeddings
 from bgem3.encoder import M3Encoder
+from bgem3.intake import check_text, check_texts
 from bgem3.types import HEADS, Head
 
 # Texts remembered: more than any framework hands over at once, and about 100 MB at 1,024 dims.
@@ -133,6 +134,8 @@ class SharedEncoder:
         self, texts: Sequence[str], heads: Sequence[Head], *, forget: bool = False
     ) -> tuple[dict[str, _Place], list[str]]:
         """Split texts into those in memory and, each once, those to encode."""
+        for position, text in enumerate(check_texts(texts)):
+            check_text(text, position)
         known: dict[str, _Place] = {}
         with self._lock:
             for text in dict.fromkeys(texts):

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from bgem3.errors import CheckpointFileError, InvalidTextError
+from bgem3.errors import CheckpointFileError
+from bgem3.intake import check_text
 from bgem3.types import IntArray, Token
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
@@ -56,14 +57,8 @@ class M3Tokenizer:
             InvalidTextError: an item is not a string, or holds a lone surrogate; names its position.
         """
         for position, text in enumerate(texts, first):
-            if not isinstance(text, str):
-                raise InvalidTextError(
-                    f"texts[{position}]: expected a str, got {type(text).__name__}. Fix: convert it with str(...)"
-                )
-        try:
-            encoded = self._tokenizer.encode_batch_fast(list(texts))
-        except (UnicodeError, TypeError) as error:
-            raise _invalid_unicode(texts, first) from error
+            check_text(text, position)
+        encoded = self._tokenizer.encode_batch_fast(list(texts))
         return [np.array(one.ids, dtype=np.int64) for one in encoded]
 
     def spans(self, text: str) -> list[Token]:
@@ -95,15 +90,3 @@ def windows(ids: IntArray, size: int, overlap: int) -> list[IntArray]:
     content, room = ids[1:-1], size - 2
     starts = range(0, len(content) - overlap, room - overlap)
     return [np.concatenate([ids[:1], content[start : start + room], ids[-1:]]) for start in starts]
-
-
-def _invalid_unicode(texts: Sequence[str], first: int) -> InvalidTextError:
-    for position, text in enumerate(texts, first):
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            return InvalidTextError(
-                f"texts[{position}]: not valid Unicode, {text[error.start]!r} at character {error.start} is half of a "
-                f"surrogate pair. Fix: text.encode('utf-8', 'replace').decode()"
-            )
-    return InvalidTextError("texts: the tokenizer refused a text")

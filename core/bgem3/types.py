@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, TypeAlias, TypedDict, get_args
 
 import numpy as np
@@ -35,7 +36,7 @@ class Weights:
     Only ratios matter. The default is the `balanced` preset.
 
     Raises:
-        InvalidInputError: a weight is negative or not finite, or all are zero.
+        InvalidInputError: a weight is negative, not finite or no number, or all are zero.
 
     Source:
         balanced is the model's own training ensemble, and its MIRACL and MKQA evaluation;
@@ -54,13 +55,13 @@ class Weights:
     def __post_init__(self) -> None:
         for head in HEADS:
             value = getattr(self, head)
-            if not math.isfinite(value) or value < 0:
+            if not isinstance(value, Real) or not math.isfinite(value) or value < 0:
                 raise InvalidInputError(
                     f"weights: {head} must be a finite number >= 0, got {value!r}. Fix: Weights({head}=0.3)"
                 )
-        if self.total == 0:
+        if not 0 < self.total < math.inf:
             raise InvalidInputError(
-                "weights: the sum must be > 0, got 0 for every head. Fix: give one head a weight, e.g. Weights(dense=1)"
+                f"weights: the sum must be > 0 and finite, got {self.total}. Fix: give one head a weight, e.g. Weights(dense=1)"
             )
 
     @property
@@ -217,7 +218,7 @@ class SearchPlan:
         _check_choice("strategy", self.strategy, STRATEGIES)
         for name in ("k", "fetch_k", "rrf_k"):
             _check_depth(name, getattr(self, name))
-        if len(self.cascade) != 2:
+        if not isinstance(self.cascade, Sequence) or len(self.cascade) != 2:
             raise InvalidInputError(
                 f"cascade: expected two depths (sparse, dense), got {self.cascade!r}. Fix: cascade=(100, 20)"
             )
@@ -282,7 +283,7 @@ def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
 
 
 def _check_depth(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         raise InvalidInputError(f"{name}: expected a whole number >= 1, got {value!r}. Fix: {name}=10")
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+
+# 19 digits that no point, exponent or other digit stands beside.
+_LONG_NUMBER = re.compile(rb"(?<![\d.eE+])\d{19,}(?![\d.eE])")
 
 
 class JSON(Response):
@@ -22,8 +27,13 @@ class JSON(Response):
 
 class _StrictRequest(Request):
     async def json(self) -> Any:
-        """Parse the body; NaN, lone surrogates and more than 1,024 levels are refused."""
-        return orjson.loads(await self.body())
+        """Parse the body; NaN, lone surrogates and more than 1,024 levels are refused.
+
+        orjson makes a float of an integer of more than 64 bits; where there may be one, it is kept for others to refuse.
+        """
+        body = await self.body()
+        parsed = orjson.loads(body)
+        return json.loads(body) if _LONG_NUMBER.search(body) else parsed
 
 
 class StrictRoute(APIRoute):

@@ -277,7 +277,7 @@ def test_bad_constructors(embeddings, index, tmp_path):
         BGEM3VectorStore()
     with pytest.raises(InvalidInputError, match="exactly one of embedding and index"):
         BGEM3VectorStore(embeddings, index=index)
-    with pytest.raises(InvalidInputError, match="index: it has its store"):
+    with pytest.raises(InvalidInputError, match="index: it has a store and a lexical"):
         BGEM3VectorStore(index=index, store=MemoryStore())
     with pytest.raises(InvalidInputError, match="store: got persist_directory beside it"):
         BGEM3VectorStore(embeddings, store=MemoryStore(), persist_directory=tmp_path)

@@ -113,7 +113,7 @@ def test_a_collection_that_another_program_writes_is_not_deleted(make_client, en
         index.add(["a text"])
         answer = make_client(db=str(tmp_path / "db")).delete("/v1/collections/parts")
         assert answer.status_code == 409
-        assert "another process is writing" in answer.json()["error"]["message"]
+        assert "is writing to collection" in answer.json()["error"]["message"]
         assert index.count() == 1
 
 

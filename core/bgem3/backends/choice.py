@@ -55,6 +55,8 @@ def load_backend(
     Raises:
         InvalidInputError, CheckpointError, MissingExtraError, BackendError: as `M3Encoder.from_pretrained`.
     """
+    if num_threads is not None and num_threads < 1:
+        raise InvalidInputError(f"num_threads: got {num_threads}, expected at least 1. Fix: leave it out")
     devices = _split(device)
     backend, device, forms = choose_forms(backend, devices[0], precision)
     checkpoint = load_checkpoint(model, forms=forms, **files)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bgem3.cli.ingest import add_chunks
-from bgem3.cli.options import BackendOption, DbOption, JsonOption, ModelOption, PrecisionOption, load_encoder
+from bgem3.cli.options import BackendOption, DbOption, JsonOption, ModelOption, PrecisionOption, index_of, load_encoder
 from bgem3.cli.output import console, is_terminal, write_json
-from bgem3.errors import InvalidInputError
+from bgem3.errors import InvalidInputError, StoreError
 from bgem3.stores.addresses import HELP
 
 if TYPE_CHECKING:
@@ -70,24 +71,37 @@ def _adopt(source: Address, encoder: M3Encoder, codec: str, fields: dict[str, st
         from bgem3.stores.chroma import ChromaStore
 
         return ChromaStore.adopt(
-            source.place, encoder=encoder, collection=source.collection, codec=codec, show_progress=is_terminal()
+            source.place,
+            encoder=_reading_as_before(source, encoder),
+            collection=source.collection,
+            codec=codec,
+            show_progress=is_terminal(),
         )
     from bgem3.stores.layouts import Layout
     from bgem3.stores.qdrant import QdrantStore
 
+    reading = _reading_as_before(source, encoder)
     store = source.make(layout=Layout(**fields) if fields["text"] else None)
     assert isinstance(store, QdrantStore)  # Milvus was refused before
     try:
-        return store.adopt(encoder, show_progress=is_terminal())
+        return store.adopt(reading, show_progress=is_terminal())
     except BaseException:
         store.close()
         raise
 
 
 def _copy_texts(source: Address, target: Address, encoder: M3Encoder, text_field: str | None) -> int:
-    from bgem3.hybrid import HybridIndex
     from bgem3.stores.foreign import read_foreign
 
-    with HybridIndex(encoder, target.make()) as index:
+    with index_of(encoder, target.make()) as index:
         add_chunks(index, read_foreign(source, text_field))
         return index.count()
+
+
+def _reading_as_before(source: Address, encoder: M3Encoder) -> M3Encoder:
+    """Return an encoder with the lengths of a collection that was adopted before."""
+    try:
+        with closing(source.make()) as store:
+            return encoder.reading_as(store.open())
+    except StoreError:  # it was not, or the adoption that follows says what is wrong
+        return encoder

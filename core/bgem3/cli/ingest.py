@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bgem3.cli.options import BackendOption, JsonOption, ModelOption, PrecisionOption, load_encoder
+from bgem3.cli.options import BackendOption, JsonOption, ModelOption, PrecisionOption, index_of, load_encoder
 from bgem3.cli.output import console, is_terminal, write_json
 from bgem3.errors import InvalidInputError
 from bgem3.stores.addresses import HELP
@@ -99,12 +99,11 @@ def copy(
 def _ingest_here(
     files: list[Path], to: str, text_field: str, id_field: str | None, encoder: tuple[str, str, str]
 ) -> int:
-    from bgem3.hybrid import HybridIndex
     from bgem3.records import read_records, to_chunk
     from bgem3.stores.addresses import Address
 
     chunks = (to_chunk(record, text_field, id_field) for record in read_records(files))
-    with HybridIndex(load_encoder(*encoder), Address.parse(to).make()) as index:
+    with index_of(load_encoder(*encoder), Address.parse(to).make()) as index:
         return add_chunks(index, chunks)
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bgem3.encoder import M3Encoder
     from bgem3.hybrid import HybridIndex
     from bgem3.lengths import Overflow
+    from bgem3.stores.base import Store
 
 ModelOption: TypeAlias = Annotated[str, typer.Option("--model", envvar="BGEM3_MODEL", help="A folder or a hub id.")]
 BackendOption: TypeAlias = Annotated[str, typer.Option("--backend", help="What runs the model: auto, onnx, torch, ...")]
@@ -54,10 +55,22 @@ def open_index(db: str, collection: str, model: str, backend: str, precision: st
         InvalidInputError: it is not there, and `create` is false.
         StoreError: it cannot be opened, or was made with another model.
     """
-    from bgem3.hybrid import HybridIndex
     from bgem3.stores.opening import collection_names, open_store
 
     if not create and collection not in (names := collection_names(db)):
         there = f"there are {', '.join(names)}" if names else "there is none"
         raise InvalidInputError(f"{db}: no collection {collection!r}, {there}. Fix: bgem3 index FILES --db {db}")
-    return HybridIndex(load_encoder(model, backend, precision), open_store(db, collection))
+    return index_of(load_encoder(model, backend, precision), open_store(db, collection))
+
+
+def index_of(encoder: M3Encoder, store: Store) -> HybridIndex:
+    """Return the index of a store; texts are read with the lengths that it was made with.
+
+    Raises:
+        StoreError: it cannot be opened, or was made with another model.
+    """
+    from bgem3.hybrid import HybridIndex
+
+    index = HybridIndex(encoder, store)
+    reading = encoder.reading_as(index.settings)
+    return index if reading is encoder else HybridIndex(reading, store)

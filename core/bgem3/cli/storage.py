@@ -66,7 +66,8 @@ def verify(*, db: DbOption = "./db", collection: CollectionOption = "bgem3", as_
         _show(report.problems)
         if report.file:
             console().print(f"the file itself: {report.file}", markup=False)
-        said = "every one whole" if report.ok else f"{len(report.problems)} wrong. Fix: bgem3 repair --db {db}"
+        fix = f"Fix: bgem3 repair --db {db} --collection {collection}, with --model where it is another one"
+        said = "every one whole" if report.ok else f"{len(report.problems)} wrong. {fix}"
         console().print(f"{report.chunks} chunks, {said}", markup=False)
     raise typer.Exit(0 if report.ok else 1)
 
@@ -94,10 +95,11 @@ def repair(
     if needs_rescue(Path(db) / f"bgem3-{collection}.sqlite3"):
         rescued = rescue(Path(db), collection, settings_of(encoder, "m3"))
     with closing(ChromaStore(db, collection=collection)) as store:
-        lexical = store.open().lexical
+        made_with = store.open()
+    encoder = encoder.reading_as(made_with)
     with closing(ChromaStore(db, collection=collection)) as store:
-        store.open(settings_of(encoder, lexical))
-        mended = mend(store, partial(encode_passages, encoder, lexical), show_progress=is_terminal())
+        store.open(settings_of(encoder, made_with.lexical))
+        mended = mend(store, partial(encode_passages, encoder, made_with.lexical), show_progress=is_terminal())
         count = store.count()
     if as_json:
         write_json({"chunks": count, "mended": mended} | ({} if rescued is None else {"rescued": rescued}))

@@ -14,7 +14,7 @@ from bgem3.errors import StoreCorruptError, StoreError, StoreLockedError, StoreW
 _BINDS = 10_000
 # A chunk of 28 kB lies on 4 pages, 7 of SQLite's usual size: a third less time from a cold disk for the same space.
 _PAGE = 8192
-_REFUSED = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR}
+_REFUSED = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
@@ -125,6 +125,11 @@ class Database:
 
     def _translated(self, error: sqlite3.Error) -> StoreError:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the bits above tell kinds of one code apart
+        if code == sqlite3.SQLITE_CANTOPEN:
+            return StoreWriteError(
+                f"{self.path}: {error}. Fix: a folder that can be written, for readers too: SQLite and Chroma write "
+                f"beside what they read"
+            )
         if code in _REFUSED:
             return StoreWriteError(
                 f"{self.path}: {error}. Nothing was changed. Fix: make the folder writable, or free disk space"

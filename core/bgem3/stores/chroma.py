@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -18,12 +19,11 @@ from bgem3.index.lexical import LexicalIndex
 from bgem3.index.multi_vector import Codec, get_codec
 from bgem3.index.sidecar import Pending, Sidecar, hash_text, new_rows, old_rows
 from bgem3.index.snapshot import Snapshot
-from bgem3.index_settings import encode_passages, settings_of
+from bgem3.index_settings import check_lengths, encode_passages, settings_of
 from bgem3.stores.base import check_settings
-from bgem3.stores.chroma_client import check_keys
-from bgem3.stores.chroma_embedded import folder_of, require_collection
+from bgem3.stores.chroma_embedded import check_not_forked, folder_of, require_collection
 from bgem3.stores.chroma_graph import Graph
-from bgem3.stores.chroma_opening import Opener, agree, prepare, settle
+from bgem3.stores.chroma_opening import Opener, agree, check_folders, prepare, settle
 from bgem3.stores.chroma_readers import Readers
 from bgem3.stores.chroma_search import ChromaSearcher, retried
 from bgem3.stores.layouts import passage_of
@@ -58,7 +58,7 @@ class ChromaStore:
             collection is made.
 
     Raises:
-        InvalidInputError: both or neither of `path` and `client`, or an unknown codec.
+        InvalidInputError: both or neither of `path` and `client`, no path, or an unknown codec.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class ChromaStore:
             raise InvalidInputError("ChromaStore: expected exactly one of path and client. Fix: ChromaStore('./db')")
         if sidecar is None and path is None:
             raise InvalidInputError("sidecar: a client needs a folder for the sidecar. Fix: sidecar='./side'")
+        check_folders(path=path, sidecar=sidecar)
         get_codec(codec, 1)
         # Resolved: Chroma keeps its clients by the path as it was written, whatever folder that meant then.
         self._path = Path(path).resolve() if path is not None else None
@@ -83,6 +84,7 @@ class ChromaStore:
         self._codec_name = codec
         self._lock = RLock()
         self._adopts = self._opened = self._closed = self._lost = False
+        self._process = os.getpid()
 
     @classmethod
     def adopt(
@@ -117,15 +119,16 @@ class ChromaStore:
 
         Raises:
             StoreNotFoundError: there is no such collection.
-            IndexMismatchError: it has vectors of another width, or belongs to another sidecar.
+            IndexMismatchError: it has vectors of another width, belongs to another sidecar, or to another encoder.
             StoreError: as the constructor and `open`.
         """
         from bgem3.stores.chroma_upkeep import backfill
 
         store = cls(path, collection=collection, client=client, sidecar=sidecar, codec=codec)
         store._adopts = True
-        store.open(settings_of(encoder, lexical))
+        wanted = settings_of(encoder, lexical)
         try:
+            check_lengths(store.open(wanted), wanted)
             encode = partial(encode_passages, encoder, lexical)
             backfill(store, encode, passage=passage or passage_of, show_progress=show_progress)
         except BaseException:
@@ -153,7 +156,6 @@ class ChromaStore:
         """See `Store.upsert`."""
         if not chunks:
             return
-        check_keys(chunks)
         self._check_open()
         blobs = self._codec.encode(embeddings.multi_vector)
         with self.writing():
@@ -170,7 +172,6 @@ class ChromaStore:
 
     def replace_metadata(self, chunks: Sequence[Chunk]) -> list[Chunk]:
         """See `Store.replace_metadata`."""
-        check_keys(chunks)
         with self.writing():
             stored = {one.id: one for one in self._searcher.stored([chunk.id for chunk in chunks])}
             known = [c for c in chunks if c.id in stored and stored[c.id].text_hash == hash_text(c.text)]
@@ -252,7 +253,7 @@ class ChromaStore:
     def close(self) -> None:
         """Close the sidecar, give the writer's lock back and close the client this store made."""
         with self._lock:
-            if self._opened and not self._closed:
+            if self._opened and not self._closed and self._process == os.getpid():
                 self._readers.close()
                 if self._writer.held:
                     self._snapshot.keep_up(self._searcher.lexical.segments(), _SAVED_AT_END)
@@ -361,6 +362,7 @@ class ChromaStore:
             self._lost = False
 
     def _check_open(self) -> None:
+        check_not_forked(self._process)
         if self._closed:
             raise StoreClosedError("ChromaStore: closed. Fix: make a new one over the same folder")
         if not self._opened:

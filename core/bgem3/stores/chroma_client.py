@@ -15,7 +15,6 @@ import numpy as np
 from bgem3.errors import (
     BGEM3Error,
     IndexMismatchError,
-    InvalidMetadataError,
     StoreAccessError,
     StoreConnectionError,
     StoreError,
@@ -332,15 +331,3 @@ def _metadatas(
         {**dict.fromkeys(stale_keys.get(chunk.id, ())), **chunk.metadata, _POINTER: row}
         for chunk, row in zip(chunks, rows, strict=True)
     ]
-
-
-def check_keys(chunks: Sequence[Chunk]) -> None:
-    """Refuse metadata keys that Chroma would refuse, before anything is written.
-
-    Raises:
-        InvalidMetadataError: names the chunk and the key.
-    """
-    for chunk in chunks:
-        for key in chunk.metadata:
-            if key.startswith(("#", "$", "chroma:")):
-                raise InvalidMetadataError(f"metadata of {chunk.id!r}: Chroma refuses the key {key!r}. Fix: rename it")

@@ -9,12 +9,13 @@ through the same graph. chromadb's cache of systems is not safe for threads; the
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakSet
 
-from bgem3.errors import MissingExtraError, StoreNotFoundError
+from bgem3.errors import MissingExtraError, StoreError, StoreNotFoundError
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
@@ -22,6 +23,26 @@ if TYPE_CHECKING:
 _LOCK = Lock()
 # Systems that were made here.
 _OURS: WeakSet[Any] = WeakSet()
+
+
+# The process that made the first one. Chroma's threads live there alone: a child that it forks would wait for them for ever.
+_process: int | None = None
+
+
+def check_not_forked(opened_in: int | None) -> None:
+    """Refuse to go on in a child process after its parent opened Chroma.
+
+    Args:
+        opened_in: The process that did; None: nobody did.
+
+    Raises:
+        StoreError: it is not this one.
+    """
+    if opened_in not in (None, os.getpid()):
+        raise StoreError(
+            "ChromaStore: this process was forked from one that had opened Chroma, whose threads are not in it. Fix: open "
+            "stores after the fork only, or start processes by spawn"
+        )
 
 
 def connect(path: Path | None) -> tuple[ClientAPI, bool]:
@@ -32,6 +53,7 @@ def connect(path: Path | None) -> tuple[ClientAPI, bool]:
 
     Raises:
         MissingExtraError: chromadb is not installed.
+        StoreError: this process was forked from one that had opened Chroma.
         Exception: whatever Chroma raises.
     """
     try:
@@ -41,7 +63,10 @@ def connect(path: Path | None) -> tuple[ClientAPI, bool]:
     except ImportError as error:
         raise MissingExtraError("chromadb", "chroma", "ChromaStore") from error
     systems = SharedSystemClient._identifier_to_system
+    global _process
+    check_not_forked(_process)
     with _LOCK:
+        _process = os.getpid()
         spelled = str(path)
         while systems.get(spelled) in _OURS:
             spelled += "/."

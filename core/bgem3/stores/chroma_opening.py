@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Container
 from contextlib import ExitStack
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bgem3.errors import IndexMismatchError, StoreError, StoreNotFoundError, StoreWriteError
+from bgem3.errors import IndexMismatchError, InvalidInputError, StoreError, StoreNotFoundError, StoreWriteError
 from bgem3.index.sidecar import Sidecar
 from bgem3.intake import slices
 from bgem3.stores.base import check_settings
@@ -24,6 +26,19 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _SLICE = 1000
+# What a database opens: not the end of a string, not half of a surrogate pair.
+_PATH = re.compile("[^\0\ud800-\udfff]+")
+
+
+def check_folders(**folders: object) -> None:
+    """Refuse what is no path of a folder; None is the caller's business.
+
+    Raises:
+        InvalidInputError: names the parameter.
+    """
+    for name, folder in folders.items():
+        if folder is not None and not (isinstance(folder, str | PathLike) and _PATH.fullmatch(str(folder))):
+            raise InvalidInputError(f"{name}: expected the path of a folder, got {folder!r}. Fix: {name}='./db'")
 
 
 def prepare(path: Path, *, exists: bool) -> None:

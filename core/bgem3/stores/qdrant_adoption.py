@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 
 from bgem3.embeddings import M3Embeddings
 from bgem3.errors import IndexMismatchError, StoreNotFoundError
+from bgem3.index_settings import check_lengths
 from bgem3.ingestion import text_slices
 from bgem3.stores.base import check_settings
 from bgem3.stores.engine import byte_batches, key_of
@@ -51,6 +52,7 @@ def adopt(
         _find_names(collection, params, settings)
         _add_vectors(collection, params, settings, options)
     check_settings(made_with or settings, settings)
+    check_lengths(made_with or settings, settings)
     collection.index_payload(options.range_keys)
     with tqdm(unit="chunk", desc="Indexing", disable=not show_progress) as bar:
         for chunks in text_slices(_lacking(collection)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ from bgem3.errors import (
     StoreLockedError,
     StoreNotFoundError,
     StoreVersionError,
+    StoreWriteError,
 )
 from bgem3.stores.engine import settings_from, with_retries
 from bgem3.stores.layouts import Layout
@@ -283,6 +285,8 @@ def connect(
             ) from error
         raise to_store_error(error, str(path)) from error
     except (OSError, ValueError) as error:
+        if path is not None:
+            raise StoreWriteError(f"{path}: cannot be opened ({error}). Fix: a folder that can be written") from error
         raise StoreConnectionError(f"{url or path}: cannot be opened ({error}). Fix: check url or path") from error
 
 
@@ -316,6 +320,8 @@ def to_store_error(error: Exception, name: str) -> StoreError:
             f"collection {name!r}: this server knows no substring filter ({said}). Fix: upgrade Qdrant to 1.20, or "
             f"leave $text_match out"
         )
+    if isinstance(error, sqlite3.Error | OSError):  # of its local mode
+        return StoreWriteError(f"collection {name!r}: {said}. Fix: free disk space, or make the folder writable")
     return StoreError(f"collection {name!r}: Qdrant refused ({said})")
 
 

@@ -10,6 +10,9 @@ from filelock import FileLock, Timeout
 
 from bgem3.errors import StoreLockedError, StoreWriteError
 
+# Files that this process holds.
+_HELD: set[Path] = set()
+
 
 class WriterLock:
     """A lock file that goes with the process that holds it.
@@ -21,7 +24,7 @@ class WriterLock:
 
     def __init__(self, path: Path, name: str) -> None:
         self._lock = FileLock(path, thread_local=False)
-        self._folder = path.parent
+        self._path = path.resolve()
         self._name = name
 
     def take(self) -> None:
@@ -36,12 +39,17 @@ class WriterLock:
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
+            who, fix = (
+                ("another store of this process", "use that one, or close it first")
+                if self._path in _HELD
+                else ("another process", "close it there, or write through one process")
+            )
             raise StoreLockedError(
-                f"{self._folder}: another process is writing to collection {self._name!r}. "
-                f"Fix: close it there, or write through one process"
+                f"{self._path.parent}: {who} is writing to collection {self._name!r}. Fix: {fix}"
             ) from error
         except OSError as error:
-            raise StoreWriteError(f"{self._folder}: cannot be written ({error}). Fix: make it writable") from error
+            raise StoreWriteError(f"{self._path.parent}: cannot be written ({error}). Fix: make it writable") from error
+        _HELD.add(self._path)
 
     @contextmanager
     def tried(self) -> Iterator[bool]:
@@ -65,4 +73,6 @@ class WriterLock:
 
     def release(self) -> None:
         """Give the lock back."""
+        if self._lock.is_locked:
+            _HELD.discard(self._path)
         self._lock.release(force=True)

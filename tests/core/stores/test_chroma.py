@@ -15,7 +15,6 @@ import pytest
 from bgem3.errors import (
     IndexMismatchError,
     InvalidInputError,
-    InvalidMetadataError,
     MissingExtraError,
     StoreClosedError,
     StoreCorruptError,
@@ -220,13 +219,6 @@ def test_what_chroma_refuses_changes_nothing(folder, store):
     assert (store.count(), store.get(["b"])) == (1, [])
     put(store, "a", "b", version=2)
     assert_whole(store, chroma_writer.make_chunk("b", 2))
-
-
-@pytest.mark.parametrize("key", ["#a", "$a", "chroma:document"])
-def test_keys_that_chroma_refuses(store, key):
-    with pytest.raises(InvalidMetadataError, match="metadata of 'a': Chroma refuses the key"):
-        store.upsert([Chunk("a", "x", {key: 1})], embed(["x"]))
-    assert store.count() == 0
 
 
 @pytest.mark.parametrize("bound", [1, 3, 40, 200, 400, 401])

@@ -148,7 +148,7 @@ def test_a_second_writer_is_refused(tmp_path, proxy):
     reader = opened(tmp_path / "side", proxy.port, "shared")
     assert [chunk.id for chunk in reader.get(["a"])] == ["a"]
     with pytest.raises(
-        StoreLockedError, match="another process is writing to collection 'shared'. Fix: close it there"
+        StoreLockedError, match="another store of this process is writing to collection 'shared'. Fix: use that one"
     ):
         put(reader, "b")
     put(first, "c")
