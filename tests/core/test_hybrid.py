@@ -9,13 +9,16 @@ import warnings
 import numpy as np
 import pytest
 
+from bgem3.encoder import M3Encoder
 from bgem3.errors import (
     DuplicateIdError,
     IndexMismatchError,
     InvalidInputError,
     InvalidMetadataError,
+    InvalidTextError,
     SettingsWarning,
     StoreClosedError,
+    TextTooLongError,
 )
 from bgem3.hybrid import HybridIndex
 from bgem3.stores.memory import MemoryStore
@@ -225,3 +228,31 @@ def test_a_chat_sized_collection_feels_instant(encoder):
     assert len(index.search("w5 w17 w230", k=10)) == 10
     # A few milliseconds on two cores; loose, so that a busy machine does not fail it.
     assert time.perf_counter() - start < 0.5
+
+
+def test_a_bad_text_or_key_behind_whole_slices_changes_nothing(index):
+    texts = [f"text {i}" for i in range(600)]
+    with pytest.raises(InvalidTextError, match=r"texts\[600\]: not valid Unicode"):
+        index.add([*texts, "\ud800"])
+    for key in ("#a", "$a", "chroma:document"):
+        with pytest.raises(InvalidMetadataError, match=r"metadatas\[599\]: keys beginning #, \$, chroma: are refused"):
+            index.add(texts, metadatas=[*[{}] * 599, {key: 1}])
+    assert index.count() == 0
+
+
+def test_a_text_that_is_too_long_is_named_by_its_id(checkpoint):
+    encoder = M3Encoder.from_pretrained(checkpoint, max_length=8, overflow="error")
+    with HybridIndex(encoder, MemoryStore()) as index:
+        index.add(["short"], ids=["s"])
+        with pytest.raises(TextTooLongError, match=r"text of id 'l': \d+ tokens, max_length is 8"):
+            index.add(["short", "a long text " * 9], ids=["s", "l"])
+        with pytest.raises(TextTooLongError, match="text of id 'l'"):
+            asyncio.run(index.aadd(["short", "a long text " * 9], ids=["s", "l"]))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "store"), [("BAAI/bge-m3", MemoryStore()), (FakeEncoder(), "./db")], ids=["encoder", "store"]
+)
+def test_what_is_no_encoder_or_no_store(encoder, store):
+    with pytest.raises(InvalidInputError, match="HybridIndex: expected an encoder and a store"):
+        HybridIndex(encoder, store)

@@ -39,3 +39,18 @@ def test_both_classes_read_it(tmp_path, embeddings):
     assert {doc.id for doc in again.similarity_search(query, k=10)} == {"a", "c", "d", "e", "f"}
     assert again.similarity_search("A new text.", k=1)[0].page_content == "A new text."
     again._client.close()
+
+
+def test_what_the_old_class_writes_later_is_told_when_opening(tmp_path, embeddings, caplog):
+    old = old_class(tmp_path, embeddings)
+    old.add_texts(TEXTS[:2], ids=IDS[:2])
+    old._client.close()
+    ChromaStore.adopt(tmp_path, encoder=embeddings.encoder, collection="notes").close()
+    assert not caplog.records
+    old = old_class(tmp_path, embeddings)
+    old.add_texts(TEXTS[2:], ids=IDS[2:])
+    old._client.close()
+    store = ChromaStore(tmp_path, collection="notes")
+    with HybridIndex(embeddings.encoder, store) as index:
+        assert "'notes': 3 chunks were written by another program and are not found" in caplog.text
+        assert index.count() == 2

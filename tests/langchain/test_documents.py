@@ -76,6 +76,8 @@ def test_document_index_refuses_what_it_does_not_know(index):
     for call in (documents.upsert, documents.get, documents.delete):
         with pytest.raises(InvalidInputError, match="unknown arguments batch"):
             call([], batch=1)
+    with pytest.raises(InvalidInputError, match="ids: expected a list of strings, got one str"):
+        documents.delete("012")
     assert documents.delete(["0", "0", "missing"]) == {
         "num_deleted": 1,
         "succeeded": ["0"],

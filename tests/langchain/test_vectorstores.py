@@ -115,10 +115,19 @@ def test_by_vector(texts):
     assert [document.id for document in doubled] == found
 
 
-@pytest.mark.parametrize("vector", [[1.0, 2.0], [0.0] * 64, [float("nan")] * 64], ids=["short", "zero", "nan"])
+@pytest.mark.parametrize(
+    "vector", [[1.0, 2.0], [0.0] * 64, [float("nan")] * 64, "abc"], ids=["short", "zero", "nan", "str"]
+)
 def test_a_vector_that_cannot_be_compared_is_refused(texts, vector):
     with pytest.raises(InvalidInputError, match="embedding: expected 64 finite numbers, not all 0"):
         texts.similarity_search_by_vector(vector)
+
+
+def test_a_vector_whose_squares_float32_cannot_hold(texts):
+    vector = np.array(texts.embeddings.embed_query(QUERY))
+    expected = [document.id for document in texts.similarity_search_by_vector(vector.tolist())]
+    for factor in (1e30, 1e-30):
+        assert [document.id for document in texts.similarity_search_by_vector((vector * factor).tolist())] == expected
 
 
 def test_mmr_prefers_what_is_unlike_what_it_has(embeddings):
@@ -135,6 +144,25 @@ def test_mmr_prefers_what_is_unlike_what_it_has(embeddings):
         assert [document.id for document in found] == ["a", "c"]
     found = store.max_marginal_relevance_search("key under the mat", k=2, lambda_mult=1)
     assert [document.id for document in found] == ["a", "b"]
+
+
+POINTS = {"north": [1.0, 0, 0], "near": [0.9, 0.436, 0], "aside": [-0.1, 0.9, 0.424], "south": [-1.0, 0, 0]}
+
+
+class Compass(DeterministicFakeEmbedding):
+    def embed_query(self, text):
+        return POINTS.get(text, POINTS["north"])
+
+    def embed_documents(self, texts):
+        return [self.embed_query(text) for text in texts]
+
+
+def test_mmr_tells_negative_scores_apart():
+    texts = ["near", "aside", "south"]
+    store = BGEM3VectorStore.from_texts(texts, Compass(size=3), ids=texts)
+    # 0.9 * -0.1 - 0.1 * 0.30 for aside, 0.9 * -1 + 0.1 * 0.9 for south
+    found = store.max_marginal_relevance_search("north", k=2, lambda_mult=0.9)
+    assert [document.id for document in found] == ["near", "aside"]
 
 
 async def test_mmr_in_async_code(texts):
@@ -239,7 +267,12 @@ def test_defaults_of_the_store(embeddings):
         ({"weights": {"dense": 0}}, InvalidInputError, "the sum must be > 0"),
         ({"weights": {"dense": -1}}, InvalidInputError, "dense must be a finite number >= 0"),
         ({"weights": {"colbert": 1}}, InvalidInputError, "weights: got .*expected Weights or a mapping"),
-        ({"filters": {"lang": "en"}}, InvalidInputError, "unknown search options filters"),
+        ({"weights": {"dense": "much"}}, InvalidInputError, "dense must be a finite number >= 0, got 'much'"),
+        ({"weights": {"dense": 1e308, "sparse": 1e308}}, InvalidInputError, "the sum must be > 0 and finite"),
+        ({"cascade": 5}, InvalidInputError, "cascade: expected two depths"),
+        ({"filters": {"lang": "en"}}, InvalidInputError, "unknown search options filters; .* filter, "),
+        ({"where": {"lang": "en"}}, InvalidInputError, "unknown search options where; .* filter, "),
+        ({"filter": ""}, InvalidFilterError, "filter: expected a mapping, got ''"),
         ({"filter": {"lang": {"$like": "e"}}}, InvalidFilterError, r"\$like"),
     ],
     ids=str,
@@ -256,6 +289,10 @@ def test_bad_depths_of_mmr(texts):
         texts.max_marginal_relevance_search(QUERY, lambda_mult=2)
     with pytest.raises(InvalidInputError, match="k: expected a whole number >= 1, got 0"):
         texts.max_marginal_relevance_search(QUERY, k=0)
+    with pytest.raises(InvalidInputError, match="fetch_k: expected a whole number >= 1, got 'x'"):
+        texts.max_marginal_relevance_search(QUERY, fetch_k="x")
+    with pytest.raises(InvalidInputError, match="lambda_mult: got None, expected 0 to 1"):
+        texts.max_marginal_relevance_search(QUERY, lambda_mult=None)
 
 
 def test_bad_documents_leave_the_store_as_it_was(texts):
@@ -269,6 +306,12 @@ def test_bad_documents_leave_the_store_as_it_was(texts):
         texts.add_texts(["x", "y"], [{}])
     with pytest.raises(InvalidInputError, match="unknown arguments overwrite"):
         texts.add_texts(["x"], overwrite=True)
+    with pytest.raises(InvalidInputError, match="texts: expected an iterable of strings, got one str"):
+        texts.add_texts("xy")
+    with pytest.raises(InvalidInputError, match="ids: expected a list of strings, got one str"):
+        texts.add_texts(["x", "y"], ids="pq")
+    with pytest.raises(InvalidMetadataError, match=r"metadatas\[0\]: expected a mapping, got list"):
+        texts.add_texts(["x"], [[1]])
     assert texts.index.count() == len(TEXTS)
 
 
@@ -279,6 +322,15 @@ def test_bad_constructors(embeddings, index, tmp_path):
         BGEM3VectorStore(embeddings, index=index)
     with pytest.raises(InvalidInputError, match="index: it has a store and a lexical"):
         BGEM3VectorStore(index=index, store=MemoryStore())
+    with pytest.raises(InvalidInputError, match="index: it has a store and a lexical"):
+        BGEM3VectorStore(index=index, lexical="bm25")
+    with pytest.raises(InvalidInputError, match="index: got int, expected a HybridIndex"):
+        BGEM3VectorStore(index=5)
+    with pytest.raises(InvalidInputError, match="expected an encoder and a store, got M3Encoder and str"):
+        BGEM3VectorStore(embeddings, store="./db")
+    for path in ("", "a\0b", "\ud800", 5):
+        with pytest.raises(InvalidInputError, match="path: expected the path of a folder"):
+            BGEM3VectorStore(embeddings, persist_directory=path)
     with pytest.raises(InvalidInputError, match="store: got persist_directory beside it"):
         BGEM3VectorStore(embeddings, store=MemoryStore(), persist_directory=tmp_path)
     with pytest.raises(InvalidInputError, match="embedding: got str, expected an embedding model"):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle  # noqa: TID251  # what LlamaIndex's pipelines do with transformations
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -93,11 +94,13 @@ def test_bad_text(embed_model):
 
 
 @pytest.mark.parametrize("kind", [BGEM3Embedding, BGEM3SparseEmbedding])
-def test_pickle_leaves_the_model_behind(kind, embed_model):
+@pytest.mark.parametrize(
+    "copy", [lambda model: pickle.loads(pickle.dumps(model)), deepcopy], ids=["pickle", "deepcopy"]
+)
+def test_a_copy_leaves_the_model_behind(kind, copy, embed_model):
     model = kind(model_name=embed_model.model_name, backend="onnx", device="cpu")
-    data = pickle.dumps(model)
-    again = pickle.loads(data)
-    assert len(data) < 10_000
+    assert len(pickle.dumps(model)) < 10_000
+    again = copy(model)
     assert again._shared is None
     assert again == model or again.model_dump() == model.model_dump()
     assert again.device == "cpu"

@@ -1,20 +1,21 @@
 from __future__ import annotations
 
 import pytest
+from llama_index.core.schema import TextNode
 from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 from llama_index.core.vector_stores.utils import build_metadata_filter_fn
 
 from bgem3.errors import InvalidFilterError
 from bgem3.stores.filters import matches, parse_filter
 from llamaindex_bgem3.filters import to_where
-from llamaindex_bgem3.nodes import node_filter
+from llamaindex_bgem3.nodes import node_filter, to_chunk, to_node
 
 METADATA = [
     {"lang": "en", "year": 2020, "score": 0.5, "tags": ["a", "b"], "title": "The Cat", "draft": True},
     {"lang": "de", "year": 2021, "score": 1.0, "tags": ["b"], "title": "die katze", "draft": False},
     {"lang": "", "year": 2022, "score": 1.5, "tags": ["c", "a"], "title": "STRASSE"},
-    {"year": 2020, "score": 2, "title": "cat"},
-    {"lang": "zh"},
+    {"year": 2020, "score": 2, "title": "cat", "flags": [True]},
+    {"lang": "zh", "flags": [False, True]},
     {},
 ]
 
@@ -46,6 +47,9 @@ CASES = [
     ("tags", "all", ["a", "b"]),
     ("tags", "all", []),
     ("tags", "contains", "a"),
+    ("flags", "contains", 1),
+    ("flags", "any", [0]),
+    ("flags", "all", [1, 0]),
     ("title", "text_match", "at"),
     ("title", "text_match", "Cat"),
     ("title", "text_match_insensitive", "CAT"),
@@ -123,3 +127,12 @@ def test_no_filters_restrict_nothing():
 def test_bad_values(key, operator, value, match):
     with pytest.raises(InvalidFilterError, match=match):
         to_where(MetadataFilters(filters=[one(key, operator, value)]))
+
+
+def test_what_cannot_be_filtered_by_is_not_empty():
+    values = [{"z": 1}, ["a", 1], None, [], "", 0]
+    nodes = [TextNode(text="x", metadata={"k": value}) for value in values]
+    where = parse_filter(to_where(MetadataFilters(filters=[one("k", "is_empty", None)])))
+    empty = [matches(where, to_chunk(node).metadata) for node in nodes]
+    assert empty == [False, False, True, True, True, False]
+    assert [to_node(to_chunk(node)).metadata for node in nodes] == [node.metadata for node in nodes]

@@ -158,6 +158,8 @@ def test_names_no_collection_can_have(client, name):
         {"documents": [{"text": "a", "id": "1"}, {"text": "b", "id": "1"}]},
         {"documents": [{"text": "a", "id": ""}]},
         {"documents": [{"text": "a", "extra": 1}]},
+        {"documents": [{"text": "a", "metadata": {"n": 2**80}}]},
+        {"documents": [{"text": "a", "metadata": {"n": [1, -(2**63) - 1]}}]},
     ],
 )
 def test_bad_documents_change_nothing(filled, body):

@@ -79,9 +79,7 @@ class ChromaStore:
         # Resolved: Chroma keeps its clients by the path as it was written, whatever folder that meant then.
         self._path = Path(path).resolve() if path is not None else None
         self._folder = Path(sidecar if sidecar is not None else str(path)).resolve()
-        self._name = collection
-        self._client = client
-        self._codec_name = codec
+        self._name, self._client, self._codec_name = collection, client, codec
         self._lock = RLock()
         self._adopts = self._opened = self._closed = self._lost = False
         self._process = os.getpid()
@@ -292,13 +290,14 @@ class ChromaStore:
         try:
             self._settings = agree(self._sidecar, settings)
             self._codec: Codec = get_codec(self._sidecar.codec, self._settings.multi_dim)
-            files = self._path if self._client is None else folder_of(self._client)
-            self._graph = Graph(files, self._name, lock=Path(f"{stem}.graph.lock"), sidecar=self._sidecar)
+            files, lock = self._path or folder_of(self._client), Path(f"{stem}.graph.lock")
+            self._graph = Graph(files, self._name, lock=lock, sidecar=self._sidecar)
             guards = self._sidecar, self._writer, self._graph
             self._opener = Opener(self._name, *guards, self._path, self._client, adopt=self._adopts)
             self._graph_generation, row = self._sidecar.generation(), self._sidecar.last_row()
             self._collection = self._opener.open()
             self._settle_after_crash()
+            self._opener.tell_of_others()
             self._readers = Readers(partial(Sidecar, path, codec=self._codec_name))
             self._load(row)
         except BaseException:

@@ -89,10 +89,10 @@ def disconnect(client: ClientAPI) -> None:
         cast(Any, client).close()
 
 
-def folder_of(client: ClientAPI) -> Path | None:
+def folder_of(client: ClientAPI | None) -> Path | None:
     """Return the folder of an embedded client; None: a server or memory keeps its collections."""
-    settings = client.get_settings()
-    return Path(settings.persist_directory).resolve() if settings.is_persistent else None
+    settings = client.get_settings() if client else None
+    return Path(settings.persist_directory).resolve() if settings and settings.is_persistent else None
 
 
 def require_collection(name: str, *, path: Path | None, client: ClientAPI | None) -> None:

@@ -39,6 +39,10 @@ _ANY = (
     "SELECT EXISTS (SELECT 1 FROM embeddings JOIN segments ON segments.id = embeddings.segment_id "
     "JOIN collections ON collections.id = segments.collection WHERE collections.name = ?)"
 )
+_COUNT = (
+    "SELECT count(*) FROM embeddings WHERE segment_id IN (SELECT segments.id FROM segments JOIN collections "
+    "ON collections.id = segments.collection WHERE collections.name = ? AND segments.scope = 'METADATA')"
+)
 _UNSAVED = (
     "SELECT count(*) FROM embeddings_queue JOIN collections ON topic LIKE '%' || collections.id "
     f"WHERE collections.name = ? AND seq_id > coalesce(({_SAVED}), 0)"
@@ -110,6 +114,10 @@ class Graph:
     def unsaved(self) -> int:
         """Return the number of records that are in Chroma's log and not in the files: an opening applies them again."""
         return int(self._ask((_UNSAVED, [self._name] * 2))[0][0][0])
+
+    def count(self) -> int:
+        """Return the number of chunks in an embedded Chroma's database; the graph is not loaded for that."""
+        return int(self._ask((_COUNT, [self._name]))[0][0][0]) if self._path is not None else 0
 
     def has_chunks(self) -> bool:
         """Whether an embedded Chroma's database surely holds chunks of the collection; the graph is not loaded for that."""

@@ -123,6 +123,18 @@ class Opener:
             self._graph.settle()
             return collection
 
+    def tell_of_others(self) -> None:
+        """Warn of chunks that another program put into the collection: without a row here no search finds them."""
+        others = 0 if self._adopt else self._graph.count() - self._sidecar.count()
+        if others > 0 and not self._sidecar.pending():
+            _log.warning(
+                "collection %r: %d chunks were written by another program and are not found. Fix: bgem3 backfill "
+                "--collection %s, or ChromaStore.adopt",
+                self._name,
+                others,
+                self._name,
+            )
+
     def torn(self) -> bool:
         """Whether a process that wrote died and left a torn graph."""
         if self._writer.held or self._sidecar.graph() is None:

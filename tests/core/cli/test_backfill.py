@@ -15,7 +15,7 @@ from qdrant_client import QdrantClient
 from qdrant_client.models import PointStruct
 from typer.testing import CliRunner
 
-from bgem3 import HybridIndex, M3Encoder
+from bgem3 import ChromaStore, HybridIndex, M3Encoder
 from bgem3.cli.main import make_app
 from bgem3.errors import IndexMismatchError, InvalidInputError
 from bgem3.stores.addresses import Address
@@ -153,3 +153,23 @@ def test_what_cannot_be_filled(tmp_path, checkpoint):
             "--model",
             checkpoint,
         )
+
+
+@pytest.mark.filterwarnings("ignore:.*were cut at max_length=16")
+def test_a_second_time_texts_are_read_with_the_lengths_of_the_first(tmp_path, checkpoint):
+    text = "alpha " * 60 + "zebra"
+    client = chromadb.PersistentClient(str(tmp_path))
+    notes = client.create_collection("notes")
+    encoder = M3Encoder.from_pretrained(checkpoint, max_length=16, overflow="truncate")
+    vector = encoder.encode([text], heads=("dense",)).dense
+    notes.add(ids=["1"], documents=[text], embeddings=vector)
+    ChromaStore.adopt(client=client, sidecar=tmp_path, encoder=encoder, collection="notes").close()
+    notes.add(ids=["2"], documents=[text], embeddings=vector)
+    client.close()
+    with pytest.raises(IndexMismatchError, match="made with other lengths: max_length=16"):
+        ChromaStore.adopt(tmp_path, encoder=M3Encoder.from_pretrained(checkpoint), collection="notes")
+    run("backfill", "--db", tmp_path, "-c", "notes", "--model", checkpoint, "--json")
+    with HybridIndex(encoder, ChromaStore(tmp_path, collection="notes")) as index:
+        first, second = index.search("zebra alpha")
+        assert first.scores == pytest.approx(second.scores, abs=1e-3)
+        assert index.search("zebra", mode="sparse") == []

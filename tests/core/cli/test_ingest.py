@@ -75,3 +75,17 @@ def test_bad_records_are_named(tmp_path, checkpoint, line, message):
     path.write_text(line, encoding="utf-8")
     with pytest.raises(InvalidInputError, match=message):
         run("ingest", path, "--to", f"qdrant:{tmp_path / 'q'}", "--model", checkpoint)
+
+
+def test_an_id_may_be_the_number_0(tmp_path, checkpoint):
+    path = tmp_path / "records.jsonl"
+    path.write_text('{"id": 0, "text": "zero"}\n{"id": 1, "text": "one"}\n', encoding="utf-8")
+    target = f"chroma:{tmp_path / 'db'}"
+    assert run("ingest", path, "--to", target, "--id-field", "id", "--model", checkpoint)["texts"] == 2
+    store = Address.parse(target).make()
+    store.open()
+    assert [chunk.text for chunk in store.get(["0", "1"])] == ["zero", "one"]
+    store.close()
+    path.write_text('{"text": "none"}\n', encoding="utf-8")
+    with pytest.raises(InvalidInputError, match="no id in field 'id', there are \\['text'\\]"):
+        run("ingest", path, "--to", target, "--id-field", "id", "--model", checkpoint)

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from bgem3 import ChromaStore, HybridIndex, M3Encoder
 from bgem3.cli.main import make_app
+from bgem3.errors import TruncationWarning
 
 TEXTS = ["Brake pads wear out.", "Part KX-220B fits the small pump.", "茶叶含有茶氨酸，能让人放松。"]
 IDS = ["brakes", "pump", "tea"]
@@ -50,7 +51,7 @@ def test_damage_is_found_and_repaired_by_encoding_that_chunk_alone(db, checkpoin
     done = run("verify", db)
     assert done.exit_code == 1
     assert "pump" in done.stdout
-    assert "Fix: bgem3 repair" in done.stdout
+    assert f"Fix: bgem3 repair --db {db} --collection bgem3" in done.stdout.replace("\n", "")
     assert json.loads(run("verify", db, "--json").stdout)["problems"] == {"pump": "damaged"}
     mended = json.loads(run("repair", db, "--model", checkpoint, "--json").stdout)
     assert mended == {"chunks": 3, "mended": {"pump": "damaged"}}
@@ -103,3 +104,21 @@ def test_repair_keeps_what_can_be_read_of_a_damaged_file(db, checkpoint):
     assert "3 chunks, 3 mended" in done.stdout
     assert run("verify", db).exit_code == 0
     assert path.with_name(f"{path.name}.damaged").read_bytes() == b"no SQLite file"
+
+
+def test_repair_reads_texts_with_the_lengths_of_the_collection(tmp_path, checkpoint):
+    long = "Brake pads wear out. " * 9 + "zebra"
+    encoder = M3Encoder.from_pretrained(checkpoint, max_length=16, overflow="truncate")
+    with HybridIndex(encoder, ChromaStore(tmp_path)) as index:
+        with pytest.warns(TruncationWarning):
+            index.add([long, "short"], ids=["long", "short"])
+        before = index.dense_vectors(["long"])["long"]
+        assert index.search("zebra", mode="sparse") == []
+    damage(tmp_path, "long")
+    with pytest.warns(TruncationWarning):
+        assert json.loads(run("repair", tmp_path, "--model", checkpoint, "--json").stdout)["mended"] == {
+            "long": "damaged"
+        }
+    with HybridIndex(encoder, ChromaStore(tmp_path)) as index:
+        assert index.search("zebra", mode="sparse") == []
+        assert index.dense_vectors(["long"])["long"] == pytest.approx(before, abs=1e-3)

@@ -209,7 +209,5 @@ def test_another_format_is_refused(path, sidecar, found, fix):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(
-        StoreWriteError, match="unable to open database file. Fix: a folder that can be written"
-    ):
+    with pytest.raises(StoreWriteError, match="unable to open database file. Fix: a folder that can be written"):
         Sidecar(tmp_path / "no" / "side.sqlite3", codec="int8")

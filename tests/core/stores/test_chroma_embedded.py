@@ -1,5 +1,7 @@
 """Embedded Chroma clients: of one folder, of several stores, of the caller's, from many threads."""
 
+import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import chromadb
@@ -84,3 +86,31 @@ def test_a_store_that_cannot_open_says_so(tmp_path):
     (tmp_path / "chroma.sqlite3").write_bytes(b"not a database, " * 100)
     with pytest.raises(StoreError, match="not a database"):
         ChromaStore(tmp_path).open(SETTINGS)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_is_told_so_and_does_not_wait(tmp_path):
+    store = ChromaStore(tmp_path)
+    store.open(SETTINGS)
+
+    def in_child():
+        said = []
+        for call in (store.count, lambda: ChromaStore(tmp_path / "other").open(SETTINGS)):
+            try:
+                call()
+            except StoreError as error:
+                said.append(str(error))
+        store.close()
+        return said
+
+    read, write = os.pipe()
+    if not (child := os.fork()):
+        os.write(write, json.dumps(in_child()).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    said = json.loads(os.read(read, 9999))
+    assert len(said) == 2
+    assert all("forked from one that had opened Chroma" in one for one in said)
+    assert store.count() == 0
+    store.close()
