@@ -10,6 +10,7 @@ from typing import Generic, TypeVar, cast
 
 import numpy as np
 
+from bgem3.errors import BackendError
 from bgem3.types import IntArray
 
 Request = TypeVar("Request")
@@ -94,11 +95,18 @@ class Merger(Generic[Request, Result]):
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bgem3")
 
     def submit(self, request: Request) -> Future[Result]:
-        """Queue a request. Cancelling the future before it starts takes it out again."""
+        """Queue a request. Cancelling the future before it starts takes it out again.
+
+        Raises:
+            BackendError: it was closed.
+        """
         future: Future[Result] = Future()
         with self._lock:
+            try:
+                self._executor.submit(self._drain)
+            except RuntimeError as error:
+                raise BackendError("encoder: closed. Fix: load it again, or close it after the last call") from error
             self._waiting.append((request, future))
-        self._executor.submit(self._drain)
         return future
 
     def close(self) -> None:

@@ -117,7 +117,7 @@ class EmbeddingCache:
         """Close the file; the next use opens it again."""
         with self._lock:
             if self._opened is not None:
-                self._opened.close()
+                self._closing()
                 self._opened = None
 
     @property
@@ -128,7 +128,7 @@ class EmbeddingCache:
             except StoreCorruptError as error:
                 self._remove_damaged(error)
                 self._opened = Database(self.path, _SCHEMA, [("format", "1")])
-            finalize(self, self._opened.close)
+            self._closing = finalize(self, self._opened.close)
         return self._opened
 
     def _remove_damaged(self, error: StoreCorruptError) -> None:
@@ -136,7 +136,7 @@ class EmbeddingCache:
         if getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF not in _DAMAGED:
             raise error
         if self._opened is not None:
-            self._opened.close()
+            self._closing()
             self._opened = None
         for end in ("", "-wal", "-shm"):
             Path(f"{self.path}{end}").unlink(missing_ok=True)

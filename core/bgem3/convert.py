@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 from filelock import FileLock
@@ -25,6 +26,8 @@ from bgem3.weights import read_weights
 
 # Raised when a form of an earlier version would give other results, or be slower.
 VERSION = 5
+# No conversion takes so long; the largest takes minutes.
+_ABANDONED_S = 6 * 3600.0
 
 
 def find_or_convert(checkpoint: Checkpoint, precision: str, *, show_progress: bool = True) -> Path:
@@ -67,19 +70,27 @@ def convert_checkpoint(checkpoint: Checkpoint, folder: Path, precision: str, *, 
 
     Raises:
         BackendError: an unknown precision.
-        CheckpointError: the disk refused it.
+        CheckpointError: the disk refused it, or the folder holds another checkpoint.
         MissingExtraError: the package onnx is not installed.
     """
     if precision not in PRECISIONS:
         raise BackendError(f"precision: got {precision!r}, expected one of {', '.join(PRECISIONS)}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _check_own(folder, checkpoint)
+        made = write_form(checkpoint, folder / CONVERTED / precision, precision, show_progress=show_progress)
         for name in COMMON_FILES:
             if folder.resolve() != checkpoint.folder.resolve():
                 shutil.copyfile(checkpoint.folder / name, folder / name)
-        return write_form(checkpoint, folder / CONVERTED / precision, precision, show_progress=show_progress)
+        return made
     except OSError as error:
         raise _refused(folder, error) from error
+
+
+def _check_own(folder: Path, checkpoint: Checkpoint) -> None:
+    for name in COMMON_FILES:
+        if (folder / name).exists() and (folder / name).read_bytes() != (checkpoint.folder / name).read_bytes():
+            raise CheckpointError(f"{folder}: holds another checkpoint's {name}. Fix: a folder that is empty or new")
 
 
 def write_form(checkpoint: Checkpoint, target: Path, precision: str, *, show_progress: bool = True) -> Path:
@@ -90,6 +101,9 @@ def write_form(checkpoint: Checkpoint, target: Path, precision: str, *, show_pro
         raise MissingExtraError("onnx", "convert", f"converting {checkpoint.name} to {precision}") from error
     weights, config = read_weights(checkpoint), checkpoint.config
     target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob(f".{precision}-*"):  # of a process that was killed
+        if time.time() - left.stat().st_mtime > _ABANDONED_S:
+            shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{precision}-") as folder:
         made = Path(folder) / precision
         made.mkdir()
@@ -97,7 +111,7 @@ def write_form(checkpoint: Checkpoint, target: Path, precision: str, *, show_pro
         with tqdm(total=steps, desc=f"Converting to {precision}", unit="layer", disable=not show_progress) as bar:
             ranges = None
             if precision != "float32":
-                texts = M3Tokenizer(checkpoint.tokenizer_path).encode(calibration_texts())
+                texts = M3Tokenizer(checkpoint.tokenizer_path, checkpoint.vocab_size).encode(calibration_texts())
                 ranges = observe(weights, config, [ids[: checkpoint.positions] for ids in texts], bar.update)
             save_packed_graph(weights, made / "model.onnx", config, precision, ranges, bar.update)
         record = {"fingerprint": checkpoint.fingerprint, "weights": checkpoint.weights_sha256, "precision": precision}

@@ -140,9 +140,9 @@ class M3Embeddings:
     def __repr__(self) -> str:
         return f"M3Embeddings({len(self)} texts, heads={self.heads})"
 
-    def __getitem__(self, rows: slice | Sequence[int] | IntArray) -> M3Embeddings:
-        """Return the texts of a slice or a list of positions."""
-        picked = np.arange(len(self))[rows]
+    def __getitem__(self, rows: int | slice | Sequence[int] | IntArray) -> M3Embeddings:
+        """Return the texts of a slice or a list of positions, or of one position the one text."""
+        picked = np.atleast_1d(np.arange(len(self))[rows])
         return M3Embeddings(
             dense=None if self._dense is None else self._dense[picked],
             sparse=None if self._sparse is None else self._sparse[picked],
@@ -178,7 +178,7 @@ class M3Embeddings:
 
     def lexical_weights(self, row: int) -> dict[int, float]:
         """Return one text's sparse row as `{token id: weight}`, plain Python numbers."""
-        sparse = self.sparse
+        sparse, row = self.sparse, range(len(self))[row]
         part = slice(int(sparse.indptr[row]), int(sparse.indptr[row + 1]))
         return dict(zip(sparse.indices[part].tolist(), sparse.data[part].tolist(), strict=True))
 

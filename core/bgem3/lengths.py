@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal, TypeAlias, get_args
 
 from bgem3.errors import InvalidInputError, TextTooLongError, TruncationWarning
@@ -55,10 +56,13 @@ class Lengths:
         cls, limit: int, max_length: int | None, overflow: Overflow, window: int | None, overlap: int | None
     ) -> Lengths:
         """Fill in what was left out; `limit` is the most tokens the checkpoint can read."""
+        for name, value in (("max_length", max_length), ("window", window), ("window_overlap", overlap)):
+            if value is not None and not isinstance(value, Integral):
+                raise InvalidInputError(f"{name}: expected a whole number of tokens, got {value!r}")
         length = limit if max_length is None else max_length
         if not _MIN_LENGTH <= length <= limit:
             raise InvalidInputError(
-                f"max_length: got {length}, expected {_MIN_LENGTH} to {limit} tokens, this checkpoint's limit"
+                f"max_length: got {length}, expected {_MIN_LENGTH} to {limit} tokens, the most that this encoder reads"
             )
         size = length if window is None else window
         shared = min(64, size // 8) if overlap is None else overlap
@@ -68,8 +72,10 @@ class Lengths:
         """Return these lengths with a smaller `max_length`; None changes nothing."""
         if max_length is None or max_length == self.max_length:
             return self
-        window = min(self.window, max_length)
-        overlap = max(0, min(self.window_overlap, window - _MIN_LENGTH))
+        window = min(self.window, max_length) if isinstance(max_length, Integral) else self.window
+        # No more of a window than before, or than is usual: else it would advance by a few tokens.
+        overlap = min(self.window_overlap, max(window // 8, self.window_overlap * window // self.window))
+        overlap = max(0, min(overlap, window - _MIN_LENGTH))
         return Lengths.resolve(self.max_length, max_length, self.overflow, window, overlap)
 
 

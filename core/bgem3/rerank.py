@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 
 from bgem3.embeddings import M3Embeddings
 from bgem3.encoder import M3Encoder
 from bgem3.errors import InvalidInputError
+from bgem3.intake import check_text, check_texts
 from bgem3.scoring import Scores, score
 from bgem3.types import HEADS, FloatArray, Head, Ranked, Weights
 
@@ -36,15 +38,15 @@ class Reranker:
         Raises:
             InvalidInputError: `top_n` below 1, or a bad text.
         """
-        self._check(texts, top_n)
-        if not texts:
+        self._check(query, texts, top_n)
+        if not len(texts):
             return []
         return self._ranked(self.encoder.encode([query, *texts]), texts, top_n)
 
     async def arerank(self, query: str, texts: Sequence[str], *, top_n: int | None = None) -> list[Ranked]:
         """Do the same beside the event loop."""
-        self._check(texts, top_n)
-        if not texts:
+        self._check(query, texts, top_n)
+        if not len(texts):
             return []
         return self._ranked(await self.encoder.aencode([query, *texts]), texts, top_n)
 
@@ -53,11 +55,11 @@ class Reranker:
 
         Source: FlagEmbedding `compute_score`, "colbert+sparse+dense".
         """
-        if not pairs:
-            return np.empty(0, dtype=np.float32)
         for position, pair in enumerate(pairs):
-            if isinstance(pair, str) or len(pair) != 2:
-                raise InvalidInputError(f"pairs[{position}]: expected a query and a passage, got {pair!r}")
+            if not isinstance(pair, tuple | list) or [isinstance(text, str) for text in pair] != [True, True]:
+                raise InvalidInputError(f"pairs[{position}]: expected a query and a passage, two strings")
+        if not len(pairs):
+            return np.empty(0, dtype=np.float32)
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
         embeddings = self.encoder.encode(texts)
         place = {text: position for position, text in enumerate(texts)}
@@ -70,11 +72,13 @@ class Reranker:
             result[numbers] = score(embeddings[[place[query]]], passages).combine(self.weights)[0]
         return result
 
-    def _check(self, texts: Sequence[str], top_n: int | None) -> None:
-        if isinstance(texts, str):
-            raise InvalidInputError("texts: expected a sequence of strings, got one str. Fix: pass [text]")
-        if top_n is not None and top_n < 1:
-            raise InvalidInputError(f"top_n: expected a whole number >= 1, got {top_n}. Fix: top_n=3")
+    def _check(self, query: str, texts: Sequence[str], top_n: int | None) -> None:
+        if not isinstance(query, str):
+            raise InvalidInputError(f"query: expected a str, got {type(query).__name__}")
+        for position, text in enumerate(check_texts(texts)):
+            check_text(text, position)
+        if top_n is not None and (not isinstance(top_n, Integral) or top_n < 1):
+            raise InvalidInputError(f"top_n: expected a whole number >= 1, got {top_n!r}. Fix: top_n=3")
 
     def _ranked(self, embeddings: M3Embeddings, texts: Sequence[str], top_n: int | None) -> list[Ranked]:
         scores = score(embeddings[[0]], embeddings[1:])

@@ -5,6 +5,7 @@ Source: M3-Embedding (arXiv 2402.03216), section 3.2, and FlagEmbedding's `compu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from bgem3.embeddings import M3Embeddings, MultiVectors
 from bgem3.errors import HeadNotEncodedError, InvalidInputError
 from bgem3.types import HEADS, FloatArray, Weights
 
-# Passage token vectors multiplied at once: keeps one block of similarities within the processor's cache.
+# Token vectors of either side that are multiplied at once: 64 MB of similarities at most, unless one text has more.
 _BLOCK = 4096
 
 
@@ -114,17 +115,23 @@ def max_sim(queries: MultiVectors, passages: MultiVectors) -> FloatArray:
     result = np.empty((len(queries), len(passages)), dtype=np.float32)
     if not result.size:
         return result
-    start = 0
-    while start < len(passages):
-        stop = int(np.searchsorted(passages.offsets, passages.offsets[start] + _BLOCK, side="right")) - 1
-        stop = max(stop, start + 1)
-        first, last = passages.offsets[start], passages.offsets[stop]
-        similarity = queries.vectors @ passages.vectors[first:last].T
-        best = np.maximum.reduceat(similarity, passages.offsets[start:stop] - first, axis=1)
-        result[:, start:stop] = np.add.reduceat(best, queries.offsets[:-1], axis=0)
-        start = stop
+    for some in _blocks(queries):
+        begin, end = queries.offsets[some.start], queries.offsets[some.stop]
+        for others in _blocks(passages):
+            first, last = passages.offsets[others.start], passages.offsets[others.stop]
+            similarity = queries.vectors[begin:end] @ passages.vectors[first:last].T
+            best = np.maximum.reduceat(similarity, passages.offsets[others] - first, axis=1)
+            result[some, others] = np.add.reduceat(best, queries.offsets[some] - begin, axis=0)
     result /= queries.lengths[:, None].astype(np.float32)
     return result
+
+
+def _blocks(texts: MultiVectors) -> Iterator[slice]:
+    """Cut texts into runs of about `_BLOCK` token vectors."""
+    start = 0
+    while start < len(texts):
+        stop = int(np.searchsorted(texts.offsets, texts.offsets[start] + _BLOCK, side="right")) - 1
+        yield slice(start, start := max(stop, start + 1))
 
 
 def _check_width(head: str, left: int, right: int) -> None:

@@ -23,12 +23,13 @@ class M3Tokenizer:
 
     Args:
         path: The checkpoint's `tokenizer.json`; kept as an attribute.
+        vocab_size: Tokens that the model knows; None: any number.
 
     Raises:
-        CheckpointFileError: the file is not a tokenizer, or lacks a special token.
+        CheckpointFileError: the file is not a tokenizer, lacks a special token, or has more tokens than the model.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, vocab_size: int | None = None) -> None:
         self.path = path
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
@@ -36,6 +37,10 @@ class M3Tokenizer:
             raise CheckpointFileError(
                 f"{path}: not a readable tokenizer ({error}). Fix: download the checkpoint again"
             ) from error
+        if vocab_size is not None and (size := self._tokenizer.get_vocab_size()) > vocab_size:
+            raise CheckpointFileError(
+                f"{path}: {size} tokens, config.json has a vocab_size of {vocab_size}. Fix: files of one checkpoint"
+            )
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         ids: dict[str, int] = {}

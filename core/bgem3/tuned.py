@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from bgem3.errors import DatasetError, StoreWriteError
-from bgem3.types import SearchOptions, SearchPlan, Strategy, Weights
+from bgem3.errors import DatasetError, InvalidInputError, StoreWriteError
+from bgem3.types import HEADS, SearchOptions, SearchPlan, Strategy, Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,11 @@ class Tuned:
         """
         try:
             record = json.loads(Path(path).read_text(encoding="utf-8"))
-            return cls(record["strategy"], Weights(**record["weights"]), record.get("evidence", {}))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            weights = Weights(**{head: record["weights"][head] for head in HEADS})
+            return cls(record["strategy"], weights, record.get("evidence", {}))
+        except InvalidInputError:
+            raise
+        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise DatasetError(
                 Path(path), 0, f"no tuned weights: {error!r}. Fix: bgem3 tune DATASET --out FILE"
             ) from error

@@ -1,6 +1,7 @@
 """The cache of embeddings: what is encoded once, what makes it encoded again, what is let go."""
 
 import asyncio
+import gc
 import sqlite3
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import pytest
 
 from bgem3 import M3Encoder
 from bgem3.cache import EmbeddingCache
-from bgem3.errors import InvalidInputError, InvalidTextError, StoreWriteError
+from bgem3.errors import InvalidInputError, InvalidTextError, StoreWriteError, TruncationWarning
+from bgem3.index.database import Database
 from tests.langchain.conftest import CountingBackend
 
 TEXTS = ["The river rises.", "", "word word 7", "The river rises."]
@@ -187,3 +189,27 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         EmbeddingCache(tmp_path / "file")
     with pytest.raises(InvalidInputError, match="cache_bytes: got 0"):
         EmbeddingCache(tmp_path, 0)
+
+
+def test_a_text_that_is_cut_is_told_of_when_it_is_known_too(make):
+    encoder = make(overflow="truncate", max_length=8)
+    for texts, count in (
+        (["x " * 50, "y " * 50], "2 of 2"),
+        (["x " * 50, "y " * 50], "2 of 2"),
+        (["x " * 50, "z " * 50, "w"], "2 of 3"),
+    ):
+        with pytest.warns(TruncationWarning, match=count) as told:
+            encoder.encode(texts)
+        assert len(told) == 1
+
+
+def test_arrays_of_strings(make):
+    assert_same(make().encode(np.array(TEXTS)), make(cache=None).encode(TEXTS))
+
+
+def test_reopening_keeps_nothing_of_before(make):
+    encoder = make()
+    for _ in range(3):
+        encoder.encode(TEXTS)
+        encoder.close()
+    assert sum(type(one) is Database and one.path == encoder._cache.path for one in gc.get_objects()) == 0

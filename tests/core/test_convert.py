@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -106,6 +107,23 @@ def test_a_form_of_another_checkpoint_is_refused(checkpoint, checkpoint_factory,
     shutil.copy(other.folder / "sparse_linear.pt", tmp_path / "sparse_linear.pt")
     with pytest.raises(CheckpointFileError, match="made from the checkpoint .* expected .* Fix: bgem3 convert"):
         M3Encoder.from_pretrained(tmp_path)
+
+
+def test_a_folder_of_another_checkpoint_is_left_alone(checkpoint, checkpoint_factory, tmp_path):
+    other = shutil.copytree(checkpoint_factory(seed=9), tmp_path / "other")
+    before = {path.name: path.read_bytes() for path in other.iterdir() if path.is_file()}
+    with pytest.raises(CheckpointError, match="holds another checkpoint's .* Fix: a folder that is empty"):
+        convert_checkpoint(load_checkpoint(checkpoint), other, "int8", show_progress=False)
+    assert {path.name: path.read_bytes() for path in other.iterdir() if path.is_file()} == before
+    convert_checkpoint(load_checkpoint(other), other, "int4", show_progress=False)  # its own
+
+
+def test_what_a_killed_conversion_left_is_removed(checkpoint, tmp_path):
+    left = tmp_path / "converted" / ".int4-abcd"
+    left.mkdir(parents=True)
+    os.utime(left, (0, 0))
+    convert_checkpoint(load_checkpoint(checkpoint), tmp_path, "int4", show_progress=False)
+    assert [path.name for path in left.parent.iterdir()] == ["int4"]
 
 
 def test_a_form_is_made_once(checkpoint, tmp_path, monkeypatch):

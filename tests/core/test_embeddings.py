@@ -45,6 +45,11 @@ def test_slices_and_lists_of_positions():
     np.testing.assert_array_equal(some.multi_vector[0], every.multi_vector[4])
     assert some.lexical_weights(1) == every.lexical_weights(0)
     assert len(every[2:]) == 4
+    assert every.lexical_weights(-1) == every.lexical_weights(5)
+    with pytest.raises(IndexError):
+        every.lexical_weights(6)
+    assert_equal(every[-2], every[4:5])
+    assert_equal(M3Embeddings.concatenate([*every]), every)
     assert len(every[[]]) == 0
 
 

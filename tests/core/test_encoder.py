@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +25,8 @@ from bgem3.errors import (
     TextTooLongError,
     TruncationWarning,
 )
+from bgem3.index_settings import settings_of
+from bgem3.lengths import Lengths
 from tests.support.heartbeat import heartbeat
 
 TEXTS = [
@@ -200,6 +203,26 @@ def test_windows_join_by_mean_maximum_and_concatenation(checkpoint):
     np.testing.assert_allclose(out.sparse[[1]].toarray()[0], expected, atol=1e-5)
 
 
+def test_a_shorter_length_of_one_call_is_read_in_windows_as_usual(checkpoint):
+    text = "the committee met in the town hall and spoke about roads " * 40
+    usual = M3Encoder.from_pretrained(checkpoint, max_length=64).encode([text])
+    here = M3Encoder.from_pretrained(checkpoint).encode([text], max_length=64)
+    assert len(here.multi_vector[0]) == len(usual.multi_vector[0])
+    np.testing.assert_allclose(here.dense, usual.dense, atol=1e-5)
+    assert Lengths.resolve(8192, None, "window", None, None).shortened(64).window_overlap == 8
+    assert Lengths.resolve(8192, None, "window", 512, 256).shortened(256).window_overlap == 128
+
+
+def test_reading_as_an_index_was_made(checkpoint):
+    encoder = M3Encoder.from_pretrained(checkpoint)
+    settings = settings_of(M3Encoder.from_pretrained(checkpoint, max_length=8, overflow="error"), "m3")
+    other = encoder.reading_as(settings)
+    with pytest.raises(TextTooLongError):
+        other.encode(["long " * 50])
+    assert other._gate is encoder._gate
+    assert encoder.reading_as(settings_of(encoder, "m3")) is encoder
+
+
 def test_truncate_warns_with_the_count(checkpoint):
     encoder = M3Encoder.from_pretrained(checkpoint, max_length=8, overflow="truncate")
     long = "one two three four five six seven eight nine ten"
@@ -219,7 +242,7 @@ def test_error_names_the_long_text(checkpoint):
     ("options", "message"),
     [
         ({"max_length": 2}, "max_length: got 2, expected 3 to"),
-        ({"max_length": 10**6}, "this checkpoint's limit"),
+        ({"max_length": 10**6}, "the most that this encoder reads"),
         ({"overflow": "drop"}, "overflow: got 'drop', expected one of window, truncate, error"),
         ({"max_length": 16, "window": 32}, "window: got 32, expected 3 to max_length=16"),
         ({"window": 16, "window_overlap": 14}, "window_overlap: got 14, expected 0 to 13"),
@@ -328,6 +351,27 @@ async def test_an_error_reaches_its_caller_only(encoder):
     )
     assert isinstance(bad, InvalidTextError)
     assert len(good) == len(other) == 1
+
+
+async def test_a_warning_made_an_error_reaches_its_caller_only(checkpoint):
+    encoder = M3Encoder.from_pretrained(checkpoint, overflow="truncate", max_length=8)
+    encoder._backend = SlowBackend(encoder._backend, 0.05)
+    first = asyncio.create_task(encoder.aencode(["first"]))
+    await asyncio.sleep(0.01)  # the others wait together
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", TruncationWarning)
+        results = await asyncio.gather(
+            first, *(encoder.aencode([text]) for text in ("good", "long " * 50, "other")), return_exceptions=True
+        )
+    assert [type(one).__name__ for one in results] == [
+        "M3Embeddings",
+        "M3Embeddings",
+        "TruncationWarning",
+        "M3Embeddings",
+    ]
+    encoder.close()
+    with pytest.raises(BackendError, match="encoder: closed"):
+        await encoder.aencode(["late"])
 
 
 async def test_cancelling_one_caller_harms_no_other(checkpoint):

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import time
 from functools import partial
 
 import numpy as np
@@ -168,6 +169,16 @@ def test_a_slow_server(vllm, checkpoint):
     assert len(vllm.posts()) == 1
 
 
+def test_an_answer_that_trickles_is_too_slow(vllm, checkpoint):
+    remote = M3Encoder.from_pretrained(checkpoint, base_url=vllm.url, timeout=1)
+    vllm.trickle = 0.3
+    started = time.monotonic()
+    with pytest.raises(RemoteConnectionError, match="no answer within 1 s"):
+        remote.encode(["river"], heads=("dense",))
+    assert time.monotonic() - started < 3
+    assert len(vllm.posts()) == 1
+
+
 def test_the_key(local, checkpoint, monkeypatch):
     with serve_encoder(checkpoint, local, api_keys=("secret",)) as url:
         for wrong in (None, "other"):
@@ -211,13 +222,15 @@ def test_a_server_that_asks_for_an_hour(vllm, checkpoint):
         b'{"data": [{"index": 0}]}',
         b'{"data": [{"index": "0", "data": [1]}]}',
         b'{"data": 7}',
+        pytest.param(b"[" * 100_000, id="deep"),
     ],
 )
 def test_a_malformed_answer(vllm, checkpoint, content):
     remote = M3Encoder.from_pretrained(checkpoint, base_url=vllm.url)
-    vllm.script = [(200, {}, content)]
-    with pytest.raises(BackendError, match=r"/pooling: an answer that cannot be read, .*Fix: base_url="):
-        remote.encode(["river"], heads=("dense",))
+    for headers in ({}, {"Content-Encoding": "gzip"}):
+        vllm.script = [(200, headers, content)]
+        with pytest.raises(BackendError, match=r"/pooling: an answer that cannot be read, .*Fix: base_url="):
+            remote.encode(["river"], heads=("dense",))
 
 
 def test_numbers_that_are_not_finite(vllm, checkpoint, local):

@@ -88,3 +88,23 @@ def test_bad_texts(encoder):
         Reranker(encoder).rerank("query", "text")
     with pytest.raises(InvalidTextError, match="expected a str, got int"):
         Reranker(encoder).rerank("query", ["text", 3])
+
+
+@pytest.mark.parametrize("texts", [None, (text for text in TEXTS), 7], ids=["none", "generator", "number"])
+def test_texts_that_are_no_sequence(encoder, texts):
+    with pytest.raises(InvalidInputError, match="texts: expected a sequence of strings, got"):
+        Reranker(encoder).rerank("query", texts)
+
+
+def test_what_is_wrong_is_named_by_its_place(encoder):
+    reranker = Reranker(encoder)
+    with pytest.raises(InvalidTextError, match=r"texts\[1\]"):
+        reranker.rerank("query", ["text", None])
+    with pytest.raises(InvalidInputError, match="query: expected a str, got NoneType"):
+        reranker.rerank(None, ["text"])
+    for top_n in (2.5, "2", 0):
+        with pytest.raises(InvalidInputError, match="top_n: expected a whole number >= 1"):
+            reranker.rerank("query", ["text"], top_n=top_n)
+    for pair in (None, ("a",), ("a", "b", "c"), ("a", None), "ab"):
+        with pytest.raises(InvalidInputError, match=r"pairs\[1\]: expected a query and a passage"):
+            reranker.score_pairs([("a", "b"), pair])

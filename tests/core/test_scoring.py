@@ -1,5 +1,7 @@
 """The three scores by hand, and MaxSim against plain loops."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
@@ -8,7 +10,7 @@ from bgem3.embeddings import M3Embeddings, MultiVectors
 from bgem3.errors import HeadNotEncodedError, InvalidInputError
 from bgem3.scoring import Scores, dense_row_scores, dense_scores, max_sim, score, sparse_scores
 from bgem3.types import HEADS, Weights
-from tests.support.embeddings import head_scores, random_embeddings
+from tests.support.embeddings import head_scores, random_embeddings, unit
 
 
 def test_dense():
@@ -115,3 +117,14 @@ def test_a_text_without_token_vectors_is_refused():
     empty = MultiVectors.from_list([np.ones((2, 8), np.float32), np.ones((0, 8), np.float32)])
     with pytest.raises(InvalidInputError, match="passages: text 1 has no token vectors"):
         max_sim(random_embeddings(1).multi_vector, empty)
+
+
+def test_max_sim_needs_memory_for_a_block_of_either_side():
+    random = np.random.default_rng(0)
+    many = MultiVectors(unit(random.normal(size=(60_000, 8)).astype(np.float32)), np.arange(0, 60_001, 20))
+    tracemalloc.start()
+    found = max_sim(many, MultiVectors(many.vectors[:8000], many.offsets[:401]))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.shape == (3000, 400)
+    assert peak < 250e6  # 60,000 x 4,096 similarities would be 983 MB

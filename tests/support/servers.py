@@ -40,7 +40,8 @@ def serve_encoder(model: Path, encoder: M3Encoder, **settings: Any) -> Iterator[
 
 
 class Scripted:
-    """Answers `GET` and `POST` by `answer(path, body)`, after the answers of `script`: (status, headers, bytes).
+    """Answers `GET` and `POST` by `answer(path, body)`, after the answers of `script`: (status, headers, bytes),
+    `delay` seconds late, with `trickle` seconds after each byte.
 
     `requests` holds what came: (path, body, headers).
     """
@@ -49,7 +50,7 @@ class Scripted:
         self.answer = answer
         self.script: list[tuple[int, dict[str, str], bytes]] = []
         self.requests: list[tuple[str, Any, dict[str, str]]] = []
-        self.delay = 0.0
+        self.delay = self.trickle = 0.0
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -76,7 +77,12 @@ class Scripted:
                     for name, value in {**headers, "content-length": str(len(content))}.items():
                         self.send_header(name, value)
                     self.end_headers()
-                    self.wfile.write(content)
+                    if outer.trickle:
+                        for byte in content[:40]:
+                            self.wfile.write(bytes([byte]))
+                            time.sleep(outer.trickle)
+                    else:
+                        self.wfile.write(content)
                 except OSError:  # the client did not wait
                     pass
 

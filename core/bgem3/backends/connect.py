@@ -85,7 +85,7 @@ def _bgem3(
             int(served[name]) for name in ("dim", "multi_dim", "vocab_size", "max_length")
         )
         fingerprint, has, tokenizer = (str(served[name]) for name in ("fingerprint", "precision", "tokenizer_sha256"))
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise server.malformed(_MODELS, f"a model without {error}") from error
     _check_precision(server, precision, has)
     remote = RemoteModel(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 from weakref import finalize
 
@@ -64,7 +65,7 @@ class Server:
         response = self.request(method, path, body)
         try:
             answer = response.json()
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self.malformed(path, "not JSON") from error
         if not isinstance(answer, dict):
             raise self.malformed(path, f"a JSON {type(answer).__name__}")
@@ -79,6 +80,8 @@ class Server:
             response = retrying(self._send, method, path, body)
         except httpx.TransportError as error:
             raise self._silent(error) from error
+        except httpx.DecodingError as error:
+            raise self.malformed(path, f"compressed otherwise than it says ({error})") from error
         except httpx.HTTPStatusError as error:
             raise self._refused(path, error.response) from error
         return response
@@ -91,11 +94,24 @@ class Server:
         )
 
     def _send(self, method: str, path: str, body: object) -> httpx.Response:
-        response = self._client.request(method, path, json=body)
+        response = self._whole(method, path, body)
         if not response.is_success:
             response.request.headers.pop("Authorization", None)
             raise httpx.HTTPStatusError("", request=response.request, response=response)
         return response
+
+    def _whole(self, method: str, path: str, body: object) -> httpx.Response:
+        """Return an answer that came whole within the timeout; httpx's own bounds each read."""
+        deadline = time.monotonic() + self._timeout
+        parts = []
+        with self._client.stream(method, path, json=body) as response:
+            for part in response.iter_raw():
+                parts.append(part)
+                if time.monotonic() > deadline:
+                    raise httpx.ReadTimeout("the answer takes too long", request=response.request)
+        return httpx.Response(
+            response.status_code, headers=response.headers, content=b"".join(parts), request=response.request
+        )
 
     def _silent(self, error: httpx.TransportError) -> RemoteConnectionError:
         if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):

@@ -113,7 +113,9 @@ def tune(
     from bgem3.evaluation.tuning import tune as find
 
     strategies = _choices("strategy", strategy, STRATEGIES)
-    (weighting,) = _choices("lexical", lexical, LEXICALS)[:1]
+    weighting, *more = _choices("lexical", lexical, LEXICALS)
+    if more:
+        raise InvalidInputError(f"--lexical: expected one, got {lexical!r}. Fix: tune each on its own")
     (dataset,) = _read([folder], qrels, titles, queries)
     encoder = load_encoder(model, backend, max_length=max_length, overflow=overflow)
     with warnings.catch_warnings(record=True) as caught:
@@ -160,7 +162,8 @@ def parse_weights(text: str) -> Weights:
     if Path(text).is_file():
         return Tuned.load(text).weights
     try:
-        return Weights(*map(float, text.split("/", 2)))
+        dense, sparse, multi_vector = map(float, text.split("/"))
+        return Weights(dense, sparse, multi_vector)
     except (TypeError, ValueError) as error:
         raise InvalidInputError(
             f"weights: got {text!r}, expected balanced, long_document, lexical, three numbers as 1/0.3/1, or a file"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -42,7 +43,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                     yield number, line.rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise DatasetError(path, number, f"not UTF-8: {error}. Fix: save it as UTF-8") from error
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
         raise DatasetError(path, number + 1, f"cannot be read: {error}. Fix: copy it again") from error
 
 
@@ -63,7 +64,7 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in read_lines(path):
         try:
             entry = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DatasetError(path, number, f"not JSON: {error}. Fix: one JSON object a line") from error
         if not isinstance(entry, dict):
             raise DatasetError(path, number, f"expected a JSON object, got {type(entry).__name__}")

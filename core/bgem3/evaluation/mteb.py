@@ -10,15 +10,16 @@ import numpy as np
 from bgem3.encoder import M3Encoder
 from bgem3.errors import BGEM3Error, InvalidInputError, MissingExtraError
 from bgem3.hybrid import HybridIndex
-from bgem3.rerank import Reranker
 from bgem3.stores.memory import MemoryStore
-from bgem3.types import HEADS, FloatArray, Head, Lexical, SearchOptions, Weights, make_plan
+from bgem3.types import FloatArray, Head, Lexical, SearchOptions, make_plan
 
 if TYPE_CHECKING:
     from mteb.models import ModelMeta
 
 # Questions encoded together.
 _BATCH = 256
+# A passage's id in its metadata, so that candidates can be told by a filter.
+_ID = "id"
 
 
 class MTEBModel:
@@ -66,7 +67,7 @@ class MTEBModel:
         for row in corpus:
             ids.append(row["id"])
             texts.append(f"{row.get('title') or ''} {row['text']}".strip())
-        self._index.add(texts, ids=ids)
+        self._index.add(texts, ids=ids, metadatas=[{_ID: id_} for id_ in ids])
 
     def search(
         self,
@@ -78,7 +79,7 @@ class MTEBModel:
     ) -> dict[str, dict[str, float]]:
         """Return the scores of the `top_k` best passages of each question, by query id and passage id.
 
-        Where MTEB names candidates (`top_ranked`), each of those is scored by the mode's heads.
+        Where MTEB names candidates (`top_ranked`), those are searched alone.
 
         Raises:
             BGEM3Error: no corpus was indexed before.
@@ -87,7 +88,7 @@ class MTEBModel:
             raise BGEM3Error("MTEBModel: search before index. Fix: call index(corpus) first")
         rows = list(queries)
         if top_ranked is not None:
-            return {row["id"]: self._rerank(row["text"], top_ranked[row["id"]]) for row in rows}
+            return {row["id"]: self._rerank(row["text"], top_ranked.get(row["id"], ()), top_k) for row in rows}
         options: SearchOptions = {**self._options, "k": top_k, "fetch_k": max(self._plan.fetch_k, top_k)}
         found: dict[str, dict[str, float]] = {}
         for start in range(0, len(rows), _BATCH):
@@ -112,13 +113,18 @@ class MTEBModel:
         product: FloatArray = np.einsum("ij,ij->i", np.atleast_2d(embeddings1), np.atleast_2d(embeddings2))
         return product
 
-    def _rerank(self, query: str, candidates: Sequence[str]) -> dict[str, float]:
+    def _rerank(self, query: str, candidates: Sequence[str], top_k: int) -> dict[str, float]:
         assert self._index is not None  # search has checked it
-        chunks = self._index.get(list(candidates))
-        mode = self._plan.mode
-        weights = self._plan.weights if mode == "hybrid" else Weights(**{head: float(head == mode) for head in HEADS})
-        ranked = Reranker(self.encoder, weights=weights).rerank(query, [chunk.text for chunk in chunks])
-        return {chunks[one.index].id: one.score for one in ranked}
+        if not candidates:
+            return {}
+        options: SearchOptions = {
+            **self._options,
+            "k": top_k,
+            "fetch_k": max(self._plan.fetch_k, len(candidates)),
+            "where": {_ID: {"$in": list(candidates)}},
+        }
+        hits = self._index.search(query, **options)
+        return {hit.id: hit.score for hit in hits}
 
     def _make_meta(self) -> ModelMeta:
         try:

@@ -55,7 +55,7 @@ def test_weights(tmp_path):
     assert parse_weights("1/0.3/1") == Weights(1, 0.3, 1)
     Tuned("rrf", Weights(1, 2, 3)).save(tmp_path / "tuned.json")
     assert parse_weights(str(tmp_path / "tuned.json")) == Weights(1, 2, 3)
-    for bad in ("heavy", "1/x/1", "1/2/3/4", "1/-1/1"):
+    for bad in ("heavy", "1/x/1", "1/2/3/4", "1/-1/1", "1", "1/0"):
         with pytest.raises(InvalidInputError, match="weights:"):
             parse_weights(bad)
 

@@ -76,6 +76,8 @@ def test_a_sample_is_the_same_for_a_seed(labelled):
         ),
         ("corpus.jsonl", 2, '{"_id": "new"}', r"corpus\.jsonl, line 2: text: expected a string, got None"),
         ("corpus.jsonl", 2, r'{"_id": "p1", "text": "\ud800"}', r"corpus\.jsonl, line 2: text: not valid Unicode"),
+        pytest.param("corpus.jsonl", 2, "[" * 100_000, r"corpus\.jsonl, line 2: not JSON", id="deep"),
+        pytest.param("qrels.tsv", 5, f"q1\tp7\t{'9' * 5000}", r"qrels\.tsv, line 5: score: expected", id="digits"),
         ("queries.jsonl", 4, "nonsense", r"queries\.jsonl, line 4: not JSON"),
         ("queries.jsonl", 4, '{"_id": "q3", "text": " "}', r"queries\.jsonl, line 4: question 'q3' is empty"),
         ("queries.jsonl", 4, '{"_id": "q0", "text": "x"}', r"queries\.jsonl, line 4: duplicate id 'q0'"),

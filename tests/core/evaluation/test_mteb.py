@@ -99,3 +99,15 @@ def test_bad_use():
         MTEBModel(FakeEncoder()).search([], top_k=1)
     with pytest.raises(InvalidInputError, match="mode: got 'x'"):
         MTEBModel(FakeEncoder(), mode="x")
+
+
+@pytest.mark.parametrize("lexical", ["m3", "bm25"])
+def test_candidates_are_scored_as_the_index_is_searched(lexical):
+    corpus = [{"id": f"p{i}", "text": text} for i, text in enumerate(["part pump pump the the", "pump water", "part"])]
+    model = MTEBModel(FakeEncoder(), mode="sparse", lexical=lexical)
+    model.index(corpus)
+    queries = [{"id": "q", "text": "part pump"}, {"id": "none", "text": "part"}]
+    everything = model.search(queries, top_k=3)["q"]
+    among = model.search(queries, top_k=2, top_ranked={"q": ["p1", "p2"]})
+    assert among == {"q": {id_: everything[id_] for id_ in ("p1", "p2")}, "none": {}}
+    assert len(model.search(queries, top_k=1, top_ranked={"q": ["p1", "p2"]})["q"]) == 1

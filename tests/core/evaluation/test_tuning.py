@@ -72,7 +72,20 @@ def test_an_index_picks_the_file_up(tmp_path):
     assert scores(tuned, weights=Weights.lexical) == scores(plain, weights=Weights.lexical)
 
 
-@pytest.mark.parametrize("text", ["nonsense", "{}", "[]", '{"strategy": "union", "weights": {"heavy": 1}}'])
+NO_TUNED = [
+    "nonsense",
+    "{}",
+    "[]",
+    '{"strategy": "union", "weights": {"heavy": 1}}',
+    '{"strategy": "union", "weights": {"dense": 1}}',  # what the others are must be said
+    pytest.param("[" * 100_000, id="deep"),
+    pytest.param(
+        f'{{"strategy": "union", "weights": {{"dense": {"9" * 400}, "sparse": 1, "multi_vector": 1}}}}', id="huge"
+    ),
+]
+
+
+@pytest.mark.parametrize("text", NO_TUNED)
 def test_a_file_of_something_else_is_refused(tmp_path, text):
     (tmp_path / "tuned.json").write_text(text)
     with pytest.raises(DatasetError, match="no tuned weights"):
@@ -80,7 +93,9 @@ def test_a_file_of_something_else_is_refused(tmp_path, text):
 
 
 def test_bad_values_and_paths(tmp_path):
-    (tmp_path / "tuned.json").write_text('{"strategy": "best", "weights": {"dense": 1}}')
+    (tmp_path / "tuned.json").write_text(
+        '{"strategy": "best", "weights": {"dense": 1, "sparse": 0, "multi_vector": 1}}'
+    )
     with pytest.raises(InvalidInputError, match="strategy: got 'best'"):
         Tuned.load(tmp_path / "tuned.json")
     with pytest.raises(DatasetError, match="missing.json"):
