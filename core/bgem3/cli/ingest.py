@@ -38,7 +38,9 @@ def ingest(
     precision: PrecisionOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Encode the records of files and write them to a store; fields beside text and id become metadata.
+    """Encode the records of files and write them to a store; fields beside those of text and id become metadata.
+
+    Without --id-field a field that is called id is metadata like any other, and the id is a hash of the whole record.
 
     Begun again it adds nothing twice. Keys of servers: QDRANT_API_KEY, MILVUS_TOKEN.
     """

@@ -35,10 +35,6 @@ _LOGGED = (
     "SELECT embeddings_queue.id FROM embeddings_queue JOIN collections ON topic LIKE '%' || collections.id "
     "WHERE collections.name = ? AND operation IN (0, 2) AND vector IS NOT NULL"
 )
-_ANY = (
-    "SELECT EXISTS (SELECT 1 FROM embeddings JOIN segments ON segments.id = embeddings.segment_id "
-    "JOIN collections ON collections.id = segments.collection WHERE collections.name = ?)"
-)
 _COUNT = (
     "SELECT count(*) FROM embeddings WHERE segment_id IN (SELECT segments.id FROM segments JOIN collections "
     "ON collections.id = segments.collection WHERE collections.name = ? AND segments.scope = 'METADATA')"
@@ -116,17 +112,13 @@ class Graph:
         return int(self._ask((_UNSAVED, [self._name] * 2))[0][0][0])
 
     def count(self) -> int:
-        """Return the number of chunks in an embedded Chroma's database; the graph is not loaded for that."""
-        return int(self._ask((_COUNT, [self._name]))[0][0][0]) if self._path is not None else 0
-
-    def has_chunks(self) -> bool:
-        """Whether an embedded Chroma's database surely holds chunks of the collection; the graph is not loaded for that."""
+        """Return how many chunks an embedded Chroma's database surely holds; the graph is not loaded for that."""
         if self._path is None or not (self._path / "chroma.sqlite3").is_file():
-            return False
+            return 0
         try:
-            return bool(self._look((_ANY, [self._name]))[0][0][0])
+            return int(self._look((_COUNT, [self._name]))[0][0][0])
         except StoreError:  # tables that Chroma has yet to make
-            return False
+            return 0
 
     def torn(self) -> bool:
         """Whether a killed process left files that disagree. Only true while nobody changes the collection."""

@@ -97,6 +97,7 @@ class Opener:
     ) -> None:
         self._name, self._sidecar, self._writer, self._graph = name, sidecar, writer, graph
         self._path, self._client, self._adopt = path, client, adopt
+        self._chunks = 0  # in Chroma's database at the last opening
 
     def open(self) -> ChromaCollection:
         """Open it, and mend its graph where a killed process left it torn.
@@ -125,7 +126,7 @@ class Opener:
 
     def tell_of_others(self) -> None:
         """Warn of chunks that another program put into the collection: without a row here no search finds them."""
-        others = 0 if self._adopt else self._graph.count() - self._sidecar.count()
+        others = 0 if self._adopt else self._chunks - self._sidecar.count()
         if others > 0 and not self._sidecar.pending():
             _log.warning(
                 "collection %r: %d chunks were written by another program and are not found. Fix: bgem3 backfill "
@@ -169,7 +170,7 @@ class Opener:
         """Open it as it is; its graph is loaded beside what comes next, unless this waits for it."""
         with ExitStack() as alone:
             alone.enter_context(self._graph.alone())
-            there = self._graph.has_chunks()
+            self._chunks = self._graph.count()
             collection = ChromaCollection(
                 self._name, self._sidecar.uuid, self._graph, path=self._path, client=self._client, adopt=self._adopt
             )
@@ -177,7 +178,7 @@ class Opener:
         try:
             if waits:
                 collection.loaded()
-            there = there or collection.count() > 0
+            there = self._chunks or collection.count()
         except BaseException:
             collection.close()
             raise
