@@ -36,7 +36,7 @@ export function startCompare() {
     byId("compare-texts").lastElementChild.querySelector("textarea").focus();
   });
   byId("threshold").addEventListener("input", draw);
-  onSubmit(byId("compare-form"), byId("compare-problem"), compare);
+  onSubmit(byId("compare-form"), byId("compare-problem"), compare, byId("compare-result"));
 }
 
 function setTexts(texts) {
@@ -46,22 +46,31 @@ function setTexts(texts) {
 
 function addText(text) {
   const list = byId("compare-texts");
-  if (list.children.length >= MOST) return;
-  const area = element("textarea", { value: text, rows: 1, dir: "auto", ariaLabel: `Text ${list.children.length + 1}` });
+  const area = element("textarea", { value: text, rows: 1, dir: "auto" });
   const remove = element("button", { type: "button", className: "quiet", ariaLabel: "Remove this text" }, "×");
   const item = element("li", {}, area, remove);
   remove.addEventListener("click", () => {
+    const next = item.nextElementSibling?.querySelector("button") ?? byId("compare-add");
     item.remove();
-    [...list.querySelectorAll("textarea")].forEach((one, place) => (one.ariaLabel = `Text ${place + 1}`));
+    count();
+    next.focus();
   });
   list.append(item);
+  count();
+}
+
+/** Number the texts, and let no more be added than can be compared. */
+function count() {
+  const areas = [...byId("compare-texts").querySelectorAll("textarea")];
+  areas.forEach((area, place) => (area.ariaLabel = `Text ${place + 1}`));
+  const full = areas.length >= MOST;
+  Object.assign(byId("compare-add"), { disabled: full, title: full ? `${MOST} texts are as many as can be compared.` : "" });
 }
 
 async function compare() {
   const texts = [...byId("compare-texts").querySelectorAll("textarea")].map((area) => area.value).filter((text) => text.trim());
   if (texts.length < 2) throw new Error("Two texts or more, please.");
   scores = (await call("POST", "v1/score", { queries: texts, passages: texts })).scores;
-  byId("compare-result").hidden = false;
   draw();
 }
 

@@ -21,22 +21,29 @@ export const fixed = (value, digits = 2) => value.toFixed(digits).replace("-0.00
 export const milliseconds = (seconds) => `${(seconds * 1000).toFixed(seconds < 0.1 ? 1 : 0)} ms`;
 export const clamp = (value) => Math.max(0, Math.min(1, value));
 
-/** Run a form's work: its button rests meanwhile, and what goes wrong is said under it. */
-export function onSubmit(form, problem, work) {
+/** Say what is wrong, or with "" nothing. */
+export function tell(problem, message) {
+  problem.textContent = message;
+  problem.hidden = !message;
+}
+
+/** Run a form's work: its button rests meanwhile, and what goes wrong is said under it, in place of the result. */
+export function onSubmit(form, problem, work, result) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    await attempt(form.querySelector(".primary"), problem, work);
+    await attempt(form.querySelector(".primary"), problem, work, result);
   });
 }
 
-export async function attempt(button, problem, work) {
-  problem.hidden = true;
+export async function attempt(button, problem, work, result) {
+  tell(problem, "");
   button.disabled = true;
   try {
     await work();
+    if (result) result.hidden = false;
   } catch (error) {
-    problem.textContent = error.message;
-    problem.hidden = false;
+    tell(problem, error.message);
+    if (result) result.hidden = true;
   } finally {
     button.disabled = false;
   }

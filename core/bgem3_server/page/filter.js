@@ -6,7 +6,8 @@ export function parseFilter(text) {
   const written = text.trim();
   if (!written) return null;
   if (written.startsWith("{")) return parseJson(written);
-  const conditions = written.split(",").map(condition);
+  // a comma between quotes is part of the value
+  const conditions = (written.match(/(?:[=<>]\s*"[^"]*"|[^,])+/g) ?? [written]).map(condition);
   return conditions.length === 1 ? conditions[0] : { $and: conditions };
 }
 
@@ -24,7 +25,9 @@ function condition(text) {
   return { [found[1]]: { [OPERATORS[found[2]]]: value(found[3]) } };
 }
 
+/** 00501 is no number: whoever stored it wrote a string. Quotes make a string of anything. */
 function value(text) {
+  if (/^".*"$/.test(text)) return text.slice(1, -1);
   if (text === "true" || text === "false") return text === "true";
-  return /^-?\d+(\.\d+)?$/.test(text) ? Number(text) : text;
+  return /^-?(0|[1-9]\d*)(\.\d+)?$/.test(text) ? Number(text) : text;
 }

@@ -14,15 +14,13 @@ export function startInspect() {
     byId("inspect-query").value = query;
     byId("inspect-passage").value = passage;
   });
-  onSubmit(byId("inspect-form"), byId("inspect-problem"), inspect);
+  onSubmit(byId("inspect-form"), byId("inspect-problem"), inspect, byId("inspect-result"));
 }
 
 async function inspect() {
   const [query, passage] = [byId("inspect-query").value, byId("inspect-passage").value];
   const found = await call("POST", "v1/inspect", { query, passage });
-  const result = byId("inspect-result");
-  result.replaceChildren(scoreCards(found.scores), weights(query, passage, found), alignment(found));
-  result.hidden = false;
+  byId("inspect-result").replaceChildren(scoreCards(found.scores), weights(query, passage, found), alignment(found));
 }
 
 function scoreCards(scores) {

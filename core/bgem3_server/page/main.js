@@ -1,10 +1,10 @@
 // Tabs, theme, and the server's state.
 
 import { call } from "./api.js";
-import { startChat } from "./chat.js";
+import { introduceChat, startChat } from "./chat.js";
 import { listCollections } from "./collections.js";
 import { startCompare } from "./compare.js";
-import { byId } from "./dom.js";
+import { byId, tell } from "./dom.js";
 import { startInspect } from "./inspect.js";
 import { startSearch } from "./search.js";
 
@@ -31,7 +31,10 @@ function startTabs() {
       show(tabs[to % tabs.length], true);
     });
   }
-  show(byId(`tab-${location.hash.slice(1)}`) ?? tabs[0]);
+  const addressed = () => byId(`tab-${location.hash.slice(1)}`);
+  // other anchors, as that of "Skip to content", are no tabs
+  addEventListener("hashchange", () => addressed() && show(addressed()));
+  show(addressed() ?? tabs[0]);
 }
 
 function startTheme() {
@@ -54,16 +57,28 @@ async function untilReady() {
   }
 }
 
+async function introduce() {
+  try {
+    const info = await call("GET", "v1/info");
+    const [model] = (await call("GET", "v1/models")).data;
+    byId("status").textContent = `${model.id} · ${model.backend} · ${model.precision}`;
+    byId("about").textContent = `bgem3 ${info.version} · reads ${model.max_length.toLocaleString("en")} tokens`;
+    introduceChat(info.chat_model);
+  } catch (error) {
+    byId("status").textContent = error.message;
+    // what failed for want of a key works once one is given
+    document.addEventListener("key", introduce, { once: true });
+    return;
+  }
+  await listCollections().catch((error) => ["search", "chat"].forEach((tab) => tell(byId(`${tab}-problem`), error.message)));
+}
+
 startTheme();
 startTabs();
 startCompare();
 startInspect();
 startSearch();
+startChat();
 await untilReady();
-const info = await call("GET", "v1/info");
-const [model] = (await call("GET", "v1/models")).data;
-byId("status").textContent = `${model.id} · ${model.backend} · ${model.precision}`;
-byId("about").textContent = `bgem3 ${info.version} · reads ${model.max_length.toLocaleString("en")} tokens`;
-startChat(info);
-await listCollections();
+await introduce();
 document.documentElement.dataset.ready = "true";

@@ -2,7 +2,7 @@
 
 import { call } from "./api.js";
 import { startBuild } from "./build.js";
-import { listCollections } from "./collections.js";
+import { listCollections, withChosen } from "./collections.js";
 import { attempt, byId, drawPieces, element, fixed, HEADS, milliseconds, NAMES, onSubmit } from "./dom.js";
 import { parseFilter } from "./filter.js";
 
@@ -15,8 +15,10 @@ export function startSearch() {
       byId(`weight-${head}-value`).textContent = byId(`weight-${head}`).value;
     });
   }
-  onSubmit(byId("search-form"), byId("search-problem"), search);
-  byId("search-drop").addEventListener("click", (event) => attempt(event.target, byId("search-problem"), drop));
+  const chosen = byId("search-collection");
+  const problem = byId("search-problem");
+  onSubmit(byId("search-form"), problem, () => withChosen(chosen, search), byId("search-result"));
+  byId("search-drop").addEventListener("click", (event) => attempt(event.target, problem, () => withChosen(chosen, drop)));
 }
 
 function setWeights(values) {
@@ -26,17 +28,15 @@ function setWeights(values) {
   });
 }
 
-async function drop() {
-  const name = byId("search-collection").value;
-  if (!name || !confirm(`Delete ${name} and all its documents?`)) return;
+async function drop(name) {
+  if (!confirm(`Delete ${name} and all its documents?`)) return;
   await call("DELETE", `v1/collections/${name}`);
   byId("search-result").replaceChildren(element("p", { className: "empty" }, `${name} is deleted.`));
+  byId("search-result").hidden = false;
   await listCollections();
 }
 
-async function search() {
-  const name = byId("search-collection").value;
-  if (!name) throw new Error("There is no collection yet: fill one first, or add the samples.");
+async function search(name) {
   const preset = byId("search-preset").value.split(",");
   const chosen = preset.length === 3 ? preset : HEADS.map((head) => byId(`weight-${head}`).value);
   const weights = Object.fromEntries(HEADS.map((head, place) => [head, Number(chosen[place])]));
