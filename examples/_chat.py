@@ -6,10 +6,13 @@ import argparse
 import json
 import os
 import sys
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import NoReturn
 
 from bgem3 import ChromaStore, HybridIndex
 from bgem3.errors import BGEM3Error
@@ -73,8 +76,12 @@ def load_passages(folder: Path | None) -> list[Passage]:
 
 def split(path: Path, name: str) -> Iterator[Passage]:
     """Yield a file in passages of whole paragraphs, about `SIZE` characters each."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        sys.exit(f"Error: {path}: not UTF-8 text at byte {error.start}. Fix: save it as UTF-8")
     pieces: list[str] = []
-    for paragraph in path.read_text(encoding="utf-8").split("\n\n"):
+    for paragraph in text.split("\n\n"):
         if pieces and len(pieces[-1]) + len(paragraph) <= SIZE:
             pieces[-1] += f"\n\n{paragraph}"
         elif paragraph.strip():
@@ -119,12 +126,17 @@ def quote(passages: Iterable[Passage]) -> str:
 
 
 def converse(answer: Callable[[str], Iterator[str]], args: argparse.Namespace) -> None:
-    """Print the answers to `--ask`, or to what is typed until an empty line."""
+    """Print the answers to `--ask`, or to what is typed until an empty line; Ctrl-C stops an answer."""
+    stopped = False
     for question in args.ask or typed():
         print(f"\n> {question}\n" if args.ask else "")
         try:
-            for part in answer(question):
+            for part in beside(answer(question)):
                 print(part, end="", flush=True)
+        except KeyboardInterrupt:
+            if args.ask:
+                leave(130)
+            stopped = True
         except Exception as error:  # each model's client has errors of its own
             if args.model_name is None or isinstance(error, BGEM3Error):
                 raise
@@ -133,6 +145,45 @@ def converse(answer: Callable[[str], Iterator[str]], args: argparse.Namespace) -
                 sys.exit(problem)
             print(problem, file=sys.stderr)
         print()
+    if stopped:
+        leave(0)
+
+
+def beside(parts: Iterator[str]) -> Iterator[str]:
+    """Yield the parts from a thread of their own: Ctrl-C need not wait there for the model's next word."""
+    queue: SimpleQueue[str | Exception | None] = SimpleQueue()
+    stopped = threading.Event()
+
+    def work() -> None:
+        try:
+            for part in parts:
+                queue.put(part)
+                if stopped.is_set():
+                    return
+            queue.put(None)
+        except Exception as error:
+            queue.put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        while True:
+            try:
+                part = queue.get(timeout=0.1)  # a wait without an end can miss Ctrl-C
+            except Empty:
+                continue
+            if part is None:
+                return
+            if isinstance(part, Exception):
+                raise part
+            yield part
+    finally:
+        stopped.set()
+
+
+def leave(status: int) -> NoReturn:
+    """End at once: Python would wait for the frameworks' threads, and they for the model whose answer was stopped."""
+    print(flush=True)
+    os._exit(status)
 
 
 def typed() -> Iterator[str]:

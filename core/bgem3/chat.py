@@ -69,8 +69,10 @@ class ChatModel:
 
         Raises:
             MissingExtraError: the package openai is not installed.
-            ChatModelError: the model cannot be reached, or refuses.
+            ChatModelError: the model cannot be reached, refuses, or breaks off.
         """
+        import httpx
+
         try:
             from openai import AsyncOpenAI, OpenAIError
         except ImportError as error:
@@ -82,7 +84,8 @@ class ChatModel:
                 async for part in await client.chat.completions.create(**options):
                     if part.choices and part.choices[0].delta.content:
                         yield part.choices[0].delta.content
-        except OpenAIError as error:
+        # a connection that breaks and a part that is not what it should be come as they were raised
+        except (OpenAIError, httpx.HTTPError, httpx.InvalidURL, ValueError, TypeError, AttributeError) as error:
             raise ChatModelError(
                 f"{self.name}: no answer from {self.base_url or 'OpenAI'} ({type(error).__name__}: {error}). "
                 "Fix: check its address, its name and OPENAI_API_KEY"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -16,6 +17,12 @@ from bgem3.types import Metadata, MetadataValue
 # Names of the field that holds the text of a csv row or a jsonl object, the first one there wins.
 TEXT_FIELDS = ("text", "content", "page_content", "document", "passage", "body")
 _MAX_PAGES = 5000
+# What a field of a csv row is read as, the first that fits: numbers as they are usually written, without zeros before.
+_KINDS: tuple[tuple[re.Pattern[str], Callable[[str], MetadataValue]], ...] = (
+    (re.compile(r"-?(0|[1-9][0-9]{0,17})"), int),
+    (re.compile(r"-?(0|[1-9][0-9]{0,17})\.[0-9]+"), float),
+    (re.compile(r"true|false"), lambda text: text == "true"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +43,8 @@ def read_passages(name: str, content: bytes, *, size: int = 1200) -> Iterator[Pa
     """Yield the passages of one file.
 
     Args:
-        name: The file's name or path; its ending tells the kind: txt, md, pdf, csv or jsonl.
+        name: The file's name or path; its ending tells the kind: txt, md, pdf, csv or jsonl. Of a csv row, what
+            is written as a number, true or false is one in the metadata; `00501` stays a string.
         content: The file's bytes; text is UTF-8 or UTF-16 with a mark.
         size: Characters of a passage, about; paragraphs and rows stay whole where they fit.
 
@@ -107,16 +115,23 @@ def _pdf(source: str, content: bytes) -> Iterator[_Piece]:
 
 
 def _csv(source: str, content: bytes) -> Iterator[_Piece]:
+    """Yield the rows; fields beside text and id that are numbers, true or false become so (`00501` stays a string)."""
     text = _decoded(source, content)
     rows = csv.DictReader(io.StringIO(text, newline=""), restkey="")
     try:
-        yield from _records(source, ((rows.line_num, row) for row in rows))
+        for piece, fields in _records(source, ((rows.line_num, row) for row in rows)):
+            yield piece, {key: value if key == "id" else _typed(str(value)) for key, value in fields.items()}
     except csv.Error as error:
         raise InvalidInputError(f"{source}, line {rows.line_num}: not a readable table ({error})") from error
 
 
+def _typed(text: str) -> MetadataValue:
+    return next((read(text) for kind, read in _KINDS if kind.fullmatch(text)), text)
+
+
 def _jsonl(source: str, content: bytes) -> Iterator[_Piece]:
-    lines = enumerate(_decoded(source, content).splitlines(), start=1)
+    # not splitlines, which also ends a line at marks that a JSON string may hold
+    lines = enumerate(_decoded(source, content).split("\n"), start=1)
     yield from _records(source, ((n, parse_object(line, f"{source}, line {n}")) for n, line in lines if line.strip()))
 
 
@@ -128,7 +143,18 @@ def _records(source: str, rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterato
                 f"{source}, line {number}: no text, expected one of the fields {', '.join(TEXT_FIELDS)}, "
                 f"got {', '.join(map(str, list(row)[:8]))}"
             )
+        _check_unicode(row[field], f"{source}, line {number}: {field}")
         yield row[field], _metadata({key: value for key, value in row.items() if key != field})
+
+
+def _check_unicode(text: str, place: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(
+            f"{place} holds half a surrogate pair at character {error.start}, expected valid Unicode. "
+            "Fix: write the whole pair"
+        ) from error
 
 
 def _metadata(fields: dict[str, Any]) -> dict[str, MetadataValue]:

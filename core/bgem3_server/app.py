@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Security
 from fastapi.responses import FileResponse
+from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.cors import CORSMiddleware
 
@@ -26,6 +27,8 @@ from bgem3_server.routes import chat, collections, embeddings, inspect, parse, r
 from bgem3_server.settings import ServerSettings
 
 _PAGE = Path(__file__).parent / "page"
+# For the description alone: the guard is who asks for it.
+_KEY = HTTPBearer(auto_error=False, description="A key of `--api-key`, where the server has any; not for health.")
 _ROUTERS = (embeddings, rerank, inspect, collections, chat, parse, system)
 
 
@@ -64,14 +67,15 @@ def create_app(
         # their pages load scripts from elsewhere, which neither offline use nor our headers allow
         docs_url=None,
         redoc_url=None,
+        dependencies=[Security(_KEY)],
     )
     app.state.parts = ServerParts(settings, engine, indexes, metrics)
     for module in _ROUTERS:
         app.include_router(module.router)
     app.mount("/page", StaticFiles(directory=_PAGE), name="page")
-    app.add_api_route("/", _page, include_in_schema=False)
+    app.add_api_route("/", _page, methods=["GET", "HEAD"], include_in_schema=False)
     add_handlers(app)
-    app.add_middleware(Guard, api_keys=settings.api_keys, limits=settings.limits, metrics=metrics)
+    app.add_middleware(Guard, hosts=settings.hosts, api_keys=settings.api_keys, limits=settings.limits, metrics=metrics)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["*"], allow_headers=["*"]

@@ -14,7 +14,7 @@ from bgem3_server.engine import Engine
 from bgem3_server.problems import ApiError, over_limit
 
 # Chroma's own rule, a little narrower: a name is also part of a file name.
-NAME_PATTERN = r"^[a-zA-Z0-9][a-zA-Z0-9._-]{1,61}[a-zA-Z0-9]$"
+_NAME = re.compile(r"(?!.*\.\.)(?!([0-9]+\.){3}[0-9]+$)[a-zA-Z0-9][a-zA-Z0-9._-]{1,61}[a-zA-Z0-9]")
 
 
 class Collections:
@@ -87,8 +87,12 @@ class Collections:
     def _check_new(self, name: str, create: bool, count: int) -> None:
         if not create:
             raise _unknown(name)
-        if not re.fullmatch(NAME_PATTERN, name):
-            raise ApiError(422, f"collection: got {name!r}, expected 3 to 63 of a-z, A-Z, 0-9, dot, dash, underscore")
+        if not _NAME.fullmatch(name):
+            raise ApiError(
+                422,
+                f"collection: got {name!r}, expected 3 to 63 of a-z, A-Z, 0-9, dot, dash, underscore, a letter or digit "
+                "first and last, no two dots in a row, no IP address. Fix: another name",
+            )
         if count >= self._limit:
             raise over_limit(422, "max_collections", self._limit, count + 1, "collections")
 

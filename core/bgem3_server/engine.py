@@ -74,21 +74,29 @@ class Engine:
         else:
             self._metrics.ready.set(1)
 
-    async def encode(self, texts: Sequence[str] | Sequence[IntArray], heads: Collection[Head] = HEADS) -> Encoded:
+    async def encode(
+        self,
+        texts: Sequence[str] | Sequence[IntArray],
+        heads: Collection[Head] = HEADS,
+        *,
+        max_numbers: int | None = None,
+    ) -> Encoded:
         """Encode texts or their token ids within the limits; those of concurrent requests share forward passes.
 
+        `max_numbers` is how many numbers the token vectors may have together, if they are asked for.
+
         Raises:
-            ApiError: the model is not loaded yet, there are too many texts, or one is too long.
+            ApiError: the model is not loaded yet, there are too many texts, one is too long, or all together are.
             InvalidTextError, BackendError: as `M3Encoder.encode`.
         """
         encoder = self.encoder
-        tokens = await self.check(texts)
+        tokens = await self.check(texts, max_numbers=max_numbers if "multi_vector" in heads else None)
         slices = [texts[start : start + _SLICE] for start in range(0, len(texts), _SLICE)] or [[]]
         parts = [await _encode(encoder, part, heads) for part in slices]
         return Encoded(parts[0] if len(parts) == 1 else M3Embeddings.concatenate(parts), tokens)
 
-    async def check(self, texts: Sequence[str] | Sequence[IntArray]) -> int:
-        """Count the tokens of texts, and refuse too many texts or one that is too long."""
+    async def check(self, texts: Sequence[str] | Sequence[IntArray], *, max_numbers: int | None = None) -> int:
+        """Count the tokens of texts, and refuse too many texts, one that is too long, or too many token vectors."""
         limits = self._settings.limits
         if len(texts) > limits.max_texts:
             raise over_limit(422, "max_texts", limits.max_texts, len(texts), "texts")
@@ -96,6 +104,9 @@ class Engine:
             tokens = _count(self.encoder, texts, limits)
         else:
             tokens = await asyncio.to_thread(_count, self.encoder, texts, limits)
+        numbers = tokens * self.encoder.multi_dim
+        if max_numbers is not None and numbers > max_numbers:
+            raise over_limit(422, "max_numbers", max_numbers, numbers, "numbers in token vectors")
         self._metrics.texts.inc(len(texts))
         self._metrics.tokens.inc(tokens)
         return tokens

@@ -66,10 +66,13 @@ class Observe:
 
 
 class Guard:
-    """Refuses requests to the API without a key, beyond the queue, too large or too slow, before they cost anything."""
+    """Refuses requests by another host's name, and to the API without a key, beyond the queue, too large or too slow."""
 
-    def __init__(self, app: ASGIApp, *, api_keys: Sequence[str], limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, *, hosts: Sequence[str], api_keys: Sequence[str], limits: Limits, metrics: Metrics
+    ) -> None:
         self._app = app
+        self._hosts = tuple(dict.fromkeys(_host_name(host) for host in hosts))
         self._keys = [key.encode() for key in api_keys]
         self._limits = limits
         self._metrics = metrics
@@ -77,20 +80,24 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
-        if scope["type"] != "http" or not _is_api(scope["path"]) or scope["method"] == "OPTIONS":
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         try:
-            self._check_key(Headers(scope=scope))
-            self._enter()
+            self._check_host(Headers(scope=scope))
+            if _is_api(scope["path"]) and scope["method"] != "OPTIONS":
+                await self._api(scope, receive, send)
+            else:
+                await self._app(scope, receive, send)
         except ApiError as error:
             await self._refuse(error)(scope, receive, send)
-            return
+
+    async def _api(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._check_key(Headers(scope=scope))
+        self._enter()
         try:
             body = await self._body(scope, receive)
             await self._app(scope, _replay(body, receive), send)
-        except ApiError as error:
-            await self._refuse(error)(scope, receive, send)
         finally:
             self._under_way -= 1
             self._metrics.under_way.set(self._under_way)
@@ -99,6 +106,13 @@ class Guard:
         if error.limit:
             self._metrics.refused.labels(error.limit["name"]).inc()
         return error.response()
+
+    def _check_host(self, headers: Headers) -> None:
+        """Refuse a name that someone else's page made point here: with it, the browser takes us for that page's own."""
+        name = _host_name(headers.get("host", ""))
+        if self._hosts and name not in self._hosts:
+            expected = ", ".join(self._hosts)
+            raise ApiError(403, f"Host: got {name!r}, expected one of {expected}. Fix: --allowed-host {name or 'NAME'}")
 
     def _check_key(self, headers: Headers) -> None:
         if not self._keys:
@@ -127,6 +141,13 @@ class Guard:
                 return await _read(receive, limit)
         except TimeoutError:
             raise ApiError(408, f"The request was not sent within {self._limits.body_timeout:g} s") from None
+
+
+def _host_name(host: str) -> str:
+    """Return a host without its port; an IPv6 address without its brackets."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return (host if host.count(":") > 1 else host.partition(":")[0]).lower()
 
 
 def _is_api(path: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -13,3 +14,21 @@ def log(event: str, *, level: Literal["info", "warning", "error"] = "info", **fa
     """Write one line."""
     line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "level": level, "event": event, **facts}
     sys.stderr.write(orjson.dumps(line, default=str).decode() + "\n")
+
+
+_LEVELS: dict[str, Literal["info", "warning", "error"]] = {
+    "WARNING": "warning",
+    "ERROR": "error",
+    "CRITICAL": "error",
+}
+
+
+class JSONLines(logging.Handler):
+    """Writes the records of a library as such lines: the message and an exception's class, without its traceback."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        kind = record.exc_info[0] if record.exc_info else None
+        # the first line: uvicorn writes a whole traceback as a message when the start fails
+        message = record.getMessage().strip().partition("\n")[0]
+        log(message, level=_LEVELS.get(record.levelname, "info"), logger=record.name, error=kind and kind.__name__)

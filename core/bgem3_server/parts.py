@@ -16,6 +16,7 @@ from bgem3_server.settings import ServerSettings
 
 _ERROR_STATUSES = {
     401: "No valid API key",
+    403: "Called by a name that is not this server's",
     404: "No such model, collection or document",
     408: "The request was sent too slowly",
     409: "The collection is locked, or was made with another model",

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import socket
+from dataclasses import replace
 
 import uvicorn
 
 from bgem3.errors import BGEM3Error, InvalidInputError
 from bgem3_server.app import create_app
-from bgem3_server.logs import log
+from bgem3_server.logs import JSONLines, log
 from bgem3_server.settings import ServerSettings
+
+# The names of this machine, to itself.
+_LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 def run(settings: ServerSettings, *, host: str, port: int, shutdown_timeout: int = 60) -> None:
     """Serve until SIGINT or SIGTERM, then finish the requests under way.
 
     Args:
-        settings: What is served.
+        settings: What is served. Without keys on a loopback address, or where it has `hosts`, requests must call
+            by one of those or by a name of this machine.
         host: Address to listen on.
         port: Port; 0 takes a free one, which the log names.
         shutdown_timeout: Seconds that accepted requests get to finish.
@@ -31,6 +37,10 @@ def run(settings: ServerSettings, *, host: str, port: int, shutdown_timeout: int
         failures.append(error)
         server.should_exit = True
 
+    # without a key, a page whose name is made to point here could read everything (DNS rebinding)
+    if settings.hosts or (_is_local(host) and not settings.api_keys):
+        settings = replace(settings, hosts=(*_LOCAL, host, *settings.hosts))
+    logging.getLogger("uvicorn").addHandler(JSONLines())
     app = create_app(settings, on_failure=give_up)
     config = uvicorn.Config(
         app,
@@ -60,5 +70,9 @@ def _listen(host: str, port: int) -> socket.socket:
 def _announce(settings: ServerSettings, host: str, port: int) -> None:
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     log("listening", url=f"http://{f'[{shown}]' if ':' in shown else shown}:{port}", model=settings.model)
-    if host not in ("127.0.0.1", "localhost", "::1") and not settings.api_keys:
+    if not _is_local(host) and not settings.api_keys:
         log("open to the network without an API key", level="warning", host=host)
+
+
+def _is_local(host: str) -> bool:
+    return host in _LOCAL or host.startswith("127.")

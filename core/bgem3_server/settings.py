@@ -22,6 +22,7 @@ class Limits:
         body_timeout: Seconds a client may take to send its request.
         max_k: Results of one search.
         max_collections: Collections of one server.
+        max_numbers: Numbers of the token vectors of one answer; in base64, which is shorter, eight times as many.
 
     Raises:
         InvalidInputError: a limit below 1.
@@ -34,6 +35,8 @@ class Limits:
     body_timeout: float = 30.0
     max_k: int = 1000
     max_collections: int = 100
+    # one text of 8,192 tokens, 1,024 numbers each: 170 MB of JSON
+    max_numbers: int = 8 * 2**20
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
@@ -52,6 +55,7 @@ class ServerSettings:
         db: Folder of the collections, or the address of a Qdrant server; None: kept in memory until the end.
         api_keys: Keys of which a request must show one; none: no key is asked for.
         cors_origins: Origins whose pages may call the API; none: no other page may.
+        hosts: Names by which requests may call, as the header Host has them; none: any.
         chat: The language model behind the chat; None: passages are quoted.
         limits: What one client may ask.
     """
@@ -61,6 +65,7 @@ class ServerSettings:
     db: str | None = None
     api_keys: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
     chat: ChatModel | None = None
     limits: Limits = Limits()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 
 import pytest
 
@@ -48,6 +49,40 @@ def test_csv_rows_keep_their_other_columns():
     ]
 
 
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("2020", 2020),
+        ("-7", -7),
+        ("0", 0),
+        ("2.50", 2.5),
+        ("-0.5", -0.5),
+        ("true", True),
+        ("false", False),
+        ("00501", "00501"),
+        ("1" * 19, "1" * 19),
+        ("9" * 400 + ".0", "9" * 400 + ".0"),
+        ("1e5", "1e5"),
+        (".5", ".5"),
+        ("True", "True"),
+        ("٣", "٣"),
+        (" 1", " 1"),
+        ("", ""),
+    ],
+)
+def test_csv_numbers_are_numbers_where_they_are_written_plainly(written, value):
+    (found,) = read("a.csv", f"id,text,field\n007,42,{written}")
+    assert (found.id, found.text) == ("007", "42")
+    assert found.metadata["field"] == value
+    assert type(found.metadata["field"]) is type(value)
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\u0085"])
+def test_jsonl_lines_end_at_line_feeds_alone(mark):
+    line = json.dumps({"text": f"one{mark}two"}, ensure_ascii=False)
+    assert [one.text for one in read("a.jsonl", f"{line}\r\n{line}\r\n")] == [f"one{mark}two"] * 2
+
+
 def test_jsonl_keeps_what_a_store_can_keep():
     line = '{"page_content": "a", "year": 2020, "none": null, "deep": {"x": 1}, "metadata": {"lang": "en"}, "id": 7}'
     assert (
@@ -82,6 +117,7 @@ def test_pdf_pages_are_numbered():
         ("a.jsonl", "[" * 100_000, "line 1: not JSON"),
         ("a.jsonl", "[1]", "line 1: expected an object"),
         ("a.jsonl", '{"title": "a"}', "line 1: no text, expected one of the fields text"),
+        ("a.jsonl", '{"text": "a"}\n{"text": "b\\ud83d"}', "a.jsonl, line 2: text holds half a surrogate pair"),
         ("a.csv", "title,lang\na,b", "line 2: no text"),
         ("a.csv", "text\n" + "a" * 200_000, "not a readable table"),
         ("a.pdf", "nothing", "not a readable PDF"),

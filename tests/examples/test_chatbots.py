@@ -2,11 +2,16 @@
 
 import json
 import re
+import signal
+import subprocess
 import sys
+import time
 
 import pytest
 
+from tests.examples.conftest import EXAMPLES
 from tests.examples.fake_model import fake_model
+from tests.support.servers import Scripted
 
 BOTS = ("chatbot_langchain.py", "chatbot_llamaindex.py")
 TRAY = "E-4107 on the Orla 620"
@@ -111,3 +116,27 @@ def test_a_server_that_is_not_there_is_said_plainly(run, bot):
 def test_an_unknown_model_folder_is_an_error_of_one_line(run, bot, tmp_path):
     with pytest.raises(SystemExit, match=r"Error: .*nothing"):
         run(bot, "--model", str(tmp_path / "nothing"), "--ask", FIRST)
+
+
+def test_a_file_of_another_encoding_is_named(run, bot, tmp_path):
+    (tmp_path / "old.txt").write_bytes("Schlüssel".encode("latin-1"))
+    with pytest.raises(SystemExit, match=r"Error: .*old.txt: not UTF-8 text at byte 4. Fix: save it as UTF-8"):
+        run(bot, "--documents", str(tmp_path), "--ask", FIRST)
+
+
+@pytest.mark.parametrize(("options", "status", "prompts"), [(["--ask", FIRST], 130, 1), ([], 0, 2)])
+def test_an_answer_is_stopped_with_ctrl_c(bot, tmp_path, options, status, prompts):
+    with Scripted(lambda path, body: {}) as model:
+        model.delay = 60
+        command = [sys.executable, str(EXAMPLES / bot), "--model-name", "x", "--base-url", f"{model.url}/v1", *options]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with subprocess.Popen(command, cwd=tmp_path, text=True, **pipes) as process:
+            process.stdin.write(f"{FIRST}\n")
+            process.stdin.flush()
+            while not model.requests and process.poll() is None:
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            printed, problems = process.communicate("\n", timeout=30)
+    assert process.returncode == status
+    assert printed.count("\n> ") == prompts
+    assert "Traceback" not in problems

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from bgem3.chat import ChatModel, split_sentences
-from bgem3.errors import InvalidInputError
+from bgem3.errors import ChatModelError, InvalidInputError
 from tests.examples.fake_model import fake_model
+from tests.support.servers import Scripted
 
 TEXTS = ["Part KX-220B fits the small pump. It is blue.", "茶叶含有茶氨酸。能让人放松。"]
 
@@ -61,7 +64,68 @@ def test_a_model_that_is_not_there_is_an_event(make_client, monkeypatch):
     client = make_client(chat=ChatModel("fake", "http://127.0.0.1:1/v1"))
     found = events(ask(client, "What fits?"))
     assert [name for name, _ in found] == ["sources", "error"]
-    assert "fake: no answer from http://127.0.0.1:1/v1" in found[1][1]["message"]
+    assert found[1][1]["message"] == (
+        "The language model gave no answer (APIConnectionError); the operator's log says more"
+    )
+
+
+@contextmanager
+def scripted(status: int, content: bytes, **headers: str) -> Iterator[Scripted]:
+    """Run a model server that answers once, with these bytes."""
+    with Scripted(lambda path, body: {}) as model:
+        model.script.append((status, {"content-type": "text/event-stream", **headers}, content))
+        yield model
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "kind"),
+    [
+        (b'data: {"choices": []}\n\ndata: {broken\n\n', {}, "JSONDecodeError"),
+        (b"data: 5\n\n", {}, "AttributeError"),
+        (b"500\r\ndata: ", {"transfer-encoding": "chunked", "connection": "close"}, "RemoteProtocolError"),
+    ],
+)
+def test_a_model_that_breaks_off_is_an_event(make_client, content, headers, kind):
+    with scripted(200, content, **headers) as model:
+        found = events(ask(make_client(chat=ChatModel("fake", f"{model.url}/v1")), "What fits?"))
+    assert [name for name, _ in found] == ["sources", "error"]
+    assert f"gave no answer ({kind});" in found[1][1]["message"]
+
+
+def test_half_a_surrogate_pair_is_a_question_mark(make_client):
+    with fake_model("a\ud83d b", standalone="Which \ude00 pump?") as model:
+        found = events(ask(make_client(chat=ChatModel("fake", model.url)), "What fits?", "KX-220B [1].", "Its colour?"))
+    assert found[0][1]["question"] == "Which ? pump?"
+    assert "".join(data["text"] for name, data in found if name == "text").strip() == "a? b"
+    assert found[-1][0] == "done"
+
+
+@pytest.mark.parametrize("said", [["What fits?"], ["What fits?", "KX-220B [1].", "Its colour?"]])
+def test_visitors_and_the_log_get_no_word_of_a_model_that_refuses(make_client, capsys, said):
+    refusal = b'{"error": {"message": "Incorrect API key sk-secret at 10.0.0.7"}}'
+    with scripted(401, refusal, **{"content-type": "application/json"}) as model:
+        address = f"{model.url}/v1"
+        client = make_client(chat=ChatModel("fake", address.replace("//", "//me:sk-secret@")))
+        answer = ask(client, *said)
+    if len(said) == 1:
+        message = events(answer)[1][1]["message"]
+    else:
+        assert answer.status_code == 502
+        message = answer.json()["error"]["message"]
+    told = "The language model gave no answer (AuthenticationError, HTTP 401); the operator's log says more"
+    assert message == told
+    logged = capsys.readouterr().err
+    (line,) = [line for line in map(json.loads, logged.splitlines()) if line["level"] == "warning"]
+    assert (line["error"], line["status"], line["base_url"]) == ("AuthenticationError", 401, address)
+    assert "sk-secret" not in logged
+    assert "10.0.0.7" not in logged
+
+
+async def test_a_program_gets_the_models_words():
+    with scripted(401, b'{"error": {"message": "no such key"}}') as model:
+        chat = ChatModel("fake", f"{model.url}/v1")
+        with pytest.raises(ChatModelError, match="fake: no answer from .*no such key"):
+            [part async for part in chat.stream([{"role": "user", "content": "What fits?"}])]
 
 
 def test_the_last_turn_must_be_the_users(client):

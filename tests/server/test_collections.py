@@ -108,6 +108,17 @@ def test_a_collection_of_another_model_can_be_deleted(make_client, tmp_path, che
     assert client.get("/v1/collections").json() == {"collections": []}
 
 
+def test_a_collection_that_cannot_be_opened_does_not_hide_the_others(make_client, tmp_path, checkpoint):
+    with HybridIndex(M3Encoder.from_pretrained(checkpoint), ChromaStore(tmp_path / "db", collection="parts")) as index:
+        index.add(["a text"])
+    client = make_client(db=str(tmp_path / "db"))
+    client.post("/v1/collections/others/documents", json={"documents": DOCUMENTS})
+    good, bad = client.get("/v1/collections").json()["collections"]
+    assert good == {"name": "others", "count": 3}
+    assert (bad["name"], bad["count"]) == ("parts", None)
+    assert bad["error"] == client.get("/v1/collections/parts").json()["error"]["message"]
+
+
 def test_a_collection_that_another_program_writes_is_not_deleted(make_client, encoder, tmp_path):
     with HybridIndex(encoder, ChromaStore(tmp_path / "db", collection="parts")) as index:
         index.add(["a text"])
@@ -148,6 +159,19 @@ def test_a_collection_that_is_not_there(client, path):
 def test_names_no_collection_can_have(client, name):
     answer = client.post(f"/v1/collections/{name}/documents", json={"documents": []})
     assert answer.status_code in (404, 422)
+
+
+@pytest.mark.parametrize("name", ["a..b", "10.0.0.1", "-abc"])
+def test_a_name_that_chroma_refuses_is_explained_and_leaves_nothing(make_client, tmp_path, name):
+    client = make_client(db=str(tmp_path / "db"))
+    answer = client.post(f"/v1/collections/{name}/documents", json={"documents": DOCUMENTS})
+    assert answer.status_code == 422
+    assert f"collection: got '{name}', expected 3 to 63" in answer.json()["error"]["message"]
+    assert "no two dots in a row" in answer.json()["error"]["message"]
+    assert not [path for path in tmp_path.rglob("*") if name in path.name]
+    assert client.get(f"/v1/collections/{name}").status_code == 404
+    body = {"messages": [{"role": "user", "content": "a"}]}
+    assert client.post(f"/v1/collections/{name}/chat", json=body).status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import numpy as np
 import openai
 import pytest
 
+from bgem3_server.settings import Limits
+
 TEXTS = ["茶叶含有茶氨酸。", "Part KX-220B fits the pump.", "", "tea 😀 tea"]
 
 
@@ -46,6 +48,22 @@ def test_only_the_heads_asked_for(client):
     assert set(item) == {"object", "index", "sparse"}
     item = client.post("/v1/embeddings", json={"input": "tea"}).json()["data"][0]
     assert set(item) == {"object", "index", "embedding"}
+
+
+def test_token_vectors_of_an_answer_have_a_limit(make_client, encoder):
+    count = sum(map(len, encoder.tokenizer.encode(TEXTS)))
+    client = make_client(limits=Limits(max_numbers=encoder.multi_dim * count - 1))
+    body = {"input": TEXTS, "heads": ["multi_vector"]}
+    answer = client.post("/v1/embeddings", json=body)
+    assert answer.status_code == 422
+    most = encoder.multi_dim * count
+    assert answer.json()["error"]["limit"] == {"name": "max_numbers", "value": most - 1, "got": most}
+    # refused before anything was encoded
+    assert "bgem3_texts_total 0.0" in client.get("/metrics").text.splitlines()
+    assert client.post("/v1/embeddings", json={**body, "heads": ["dense", "sparse"]}).status_code == 200
+    assert client.post("/v1/embeddings", json={**body, "encoding_format": "base64"}).status_code == 200
+    longer = {**body, "input": TEXTS * 8, "encoding_format": "base64"}
+    assert client.post("/v1/embeddings", json=longer).json()["error"]["limit"]["value"] == 8 * (most - 1)
 
 
 def test_a_hundred_texts_keep_their_order(client, encoder):

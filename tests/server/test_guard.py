@@ -215,6 +215,23 @@ def test_other_pages_may_not_call_unless_they_are_named(make_client):
     assert "access-control-allow-origin" not in refused.headers
 
 
+@pytest.mark.parametrize("path", ["/", "/health", "/page/main.js", "/v1/info", "/openapi.json"])
+def test_only_by_the_names_of_the_server(make_client, path):
+    client = make_client(hosts=("localhost", "[::1]", "Proxy.example"))
+    for host in ("localhost", "LOCALHOST:8080", "[::1]:8080", "[::1]", "proxy.example"):
+        assert client.get(path, headers={"Host": host}).status_code == 200
+    for host in ("evil.example", "evil.example:8080", "localhost.evil.example", "[::2]:8080", ""):
+        answer = client.get(path, headers={"Host": host})
+        assert answer.status_code == 403
+        assert "expected one of localhost, ::1, proxy.example. Fix: --allowed-host" in error_of(answer)["message"]
+
+
+def test_the_page_answers_head(client):
+    answer = client.head("/")
+    assert answer.status_code == 200
+    assert answer.headers["content-length"] == str(len(client.get("/").content))
+
+
 def test_security_headers(client):
     headers = client.get("/").headers
     assert "default-src 'self'" in headers["content-security-policy"]

@@ -55,6 +55,13 @@ def test_every_call_answers_as_described(described, path, method):
     fuzz()
 
 
+def test_the_key_is_described(client):
+    schemes = client.get("/openapi.json").json()["components"]["securitySchemes"]
+    (scheme,) = schemes.values()
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+    assert "where the server has any" in scheme["description"]
+
+
 def test_every_call_has_a_description_and_an_example(client):
     document = client.get("/openapi.json").json()
     for path, calls in document["paths"].items():

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
 from bgem3 import Reranker, Weights, score
+from bgem3_server.routes import rerank
+from bgem3_server.settings import Limits
 
 QUERY = "Which part fits the pump?"
 DOCUMENTS = ["Brake pads wear out.", "Part KX-220B fits the small pump.", "茶叶含有茶氨酸。"]
@@ -44,6 +48,31 @@ def test_score_of_pairs(client, encoder):
         for head in ("dense", "sparse", "multi_vector"):
             assert scores[head][row] == pytest.approx(getattr(expected, head)[0, 0], abs=1e-5)
         assert scores["hybrid"][row] == pytest.approx(expected.combine()[0, 0], abs=1e-5)
+
+
+def test_too_many_pairs(make_client):
+    client = make_client(limits=Limits(max_texts=2))
+    assert client.post("/v1/score", json={"pairs": [["a", "a"]] * 2}).status_code == 200
+    answer = client.post("/v1/score", json={"pairs": [["a", "a"]] * 3})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["limit"] == {"name": "max_texts", "value": 2, "got": 3}
+
+
+def test_scores_are_computed_beside_the_event_loop_once_a_left_text(client, monkeypatch):
+    threads: list[int] = []
+
+    def noted(queries, passages):
+        threads.append(threading.get_ident())
+        return score(queries, passages)
+
+    monkeypatch.setattr(rerank, "score", noted)
+    pairs = [[left, right] for right in DOCUMENTS for left in (QUERY, "pump")]
+    client.post("/v1/score", json={"pairs": pairs})
+    assert len(threads) == 2
+    client.post("/v1/score", json={"queries": [QUERY], "passages": DOCUMENTS})
+    client.post("/v1/rerank", json={"query": QUERY, "documents": DOCUMENTS})
+    assert len(threads) == 4
+    assert client.portal.call(threading.get_ident) not in threads
 
 
 def test_score_of_all_against_all(client, encoder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -66,3 +67,43 @@ def test_a_port_that_is_taken():
     process.communicate()
     assert done.returncode == 2
     assert "cannot listen" in done.stderr
+
+
+def test_on_loopback_without_a_key_only_by_the_names_of_this_machine():
+    process, listening = start("--model", str(MINI), "--allowed-host", "proxy.example")
+    with httpx.Client(base_url=listening["url"]) as client:
+        found = {
+            host: client.get("/health", headers={"Host": host}).status_code
+            for host in ("localhost:1", "127.0.0.1", "[::1]", "proxy.example", "evil.example")
+        }
+    process.kill()
+    process.communicate()
+    assert found == {"localhost:1": 200, "127.0.0.1": 200, "[::1]": 200, "proxy.example": 200, "evil.example": 403}
+
+
+def test_the_variable_holds_one_key_and_the_log_has_only_json(monkeypatch):
+    monkeypatch.setenv("BGEM3_API_KEY", "one two")
+    process, listening = start("--model", str(MINI))
+    host, port = listening["url"].removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(b"not HTTP at all\r\n\r\n")
+        assert b"400 Bad Request" in connection.recv(1000)
+    with httpx.Client(base_url=listening["url"]) as client:
+        found = [
+            client.get("/metrics", headers={"Authorization": f"Bearer {key}", "Host": "any.example"}).status_code
+            for key in ("one", "two", "one two")
+        ]
+    process.terminate()
+    logged = process.communicate(timeout=60)[1].splitlines()
+    assert found == [401, 401, 200]
+    (line,) = [line for line in map(json.loads, logged) if line["event"].startswith("Invalid HTTP")]
+    assert (line["level"], line["logger"]) == ("warning", "uvicorn.error")
+
+
+def test_an_empty_variable_is_no_key(monkeypatch):
+    monkeypatch.setenv("BGEM3_API_KEY", "")
+    process, listening = start("--model", str(MINI))
+    status = httpx.get(f"{listening['url']}/metrics").status_code
+    process.kill()
+    process.communicate()
+    assert status == 200

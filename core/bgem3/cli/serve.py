@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from typing import Annotated, TypeAlias
 
 import typer
 
 from bgem3.cli.options import BackendOption, ModelOption, PrecisionOption
 from bgem3.errors import MissingExtraError
+
+_KeyOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(help="Key that requests must show; more than once for several. BGEM3_API_KEY holds one key."),
+]
+_HostOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(help="Name by which requests may call, besides this machine's own; for a proxy in front."),
+]
 
 
 def serve(
@@ -19,10 +29,7 @@ def serve(
         str | None,
         typer.Option(envvar="BGEM3_DB", help="Folder of the collections. Without it they end with the server."),
     ] = None,
-    api_key: Annotated[
-        list[str] | None,
-        typer.Option(envvar="BGEM3_API_KEY", help="Key that requests must show; more than once for several."),
-    ] = None,
+    api_key: _KeyOption = None,
     chat_model: Annotated[
         str | None, typer.Option(envvar="BGEM3_CHAT_MODEL", help="Model for the chat: a name, or ollama:NAME.")
     ] = None,
@@ -31,6 +38,7 @@ def serve(
         typer.Option(envvar="BGEM3_CHAT_BASE_URL", help="Its OpenAI-compatible address; the key is OPENAI_API_KEY."),
     ] = None,
     cors_origin: Annotated[list[str] | None, typer.Option(help="Origin whose pages may call the API.")] = None,
+    allowed_host: _HostOption = None,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the forward pass.")] = None,
@@ -56,11 +64,18 @@ def serve(
         model=model,
         encoder_options={"backend": backend, "precision": precision, "num_threads": threads},
         db=db,
-        api_keys=tuple(api_key or ()),
+        api_keys=tuple(api_key or _key_of_variable()),
         cors_origins=tuple(cors_origin or ()),
+        hosts=tuple(allowed_host or ()),
         chat=ChatModel.parse(chat_model, chat_base_url) if chat_model else None,
         limits=Limits(
             max_texts=max_texts, max_tokens=max_tokens, max_body_bytes=max_body_mb * 2**20, max_queue=max_queue
         ),
     )
     run(settings, host=host, port=port, shutdown_timeout=shutdown_timeout)
+
+
+def _key_of_variable() -> list[str]:
+    """Return the variable's one key, if it is set; as `envvar=` of the option it would be cut at its spaces."""
+    key = os.environ.get("BGEM3_API_KEY", "").strip()
+    return [key] if key else []

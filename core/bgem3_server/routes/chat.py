@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Literal
 
@@ -10,16 +11,19 @@ from fastapi import APIRouter, Path
 from fastapi.responses import StreamingResponse
 from pydantic import ConfigDict, Field
 
-from bgem3.chat import Turn, answer, standalone_question
-from bgem3.errors import BGEM3Error
+from bgem3.chat import ChatModel, Turn, answer, standalone_question
+from bgem3.errors import BGEM3Error, ChatModelError
 from bgem3.types import Hits
-from bgem3_server.collections import NAME_PATTERN
-from bgem3_server.json_body import StrictRoute
+from bgem3_server.json_body import StrictRoute, scalar_values
 from bgem3_server.logs import log
 from bgem3_server.parts import ERRORS, Parts, ServerParts
-from bgem3_server.schemas import QUERY, Body
+from bgem3_server.problems import ApiError
+from bgem3_server.schemas import QUERY, Body, ErrorAnswer
 
-router = APIRouter(route_class=StrictRoute, responses=ERRORS)
+_ERRORS = ERRORS | {502: {"model": ErrorAnswer, "description": "The language model gave no answer"}}
+router = APIRouter(route_class=StrictRoute, responses=_ERRORS)
+# Name and password within an address.
+_USER = re.compile(r"(?<=//)[^/@]*@")
 
 
 class Message(Body):
@@ -44,7 +48,7 @@ class ChatBody(Body):
 
 @router.post("/v1/collections/{name}/chat", response_class=StreamingResponse)
 async def chat(
-    name: Annotated[str, Path(pattern=NAME_PATTERN, examples=["tea"])], body: ChatBody, parts: Parts
+    name: Annotated[str, Path(description="The collection's name.", examples=["tea"])], body: ChatBody, parts: Parts
 ) -> StreamingResponse:
     """Answer the last question from a collection.
 
@@ -55,7 +59,10 @@ async def chat(
     await parts.engine.check([turn.content for turn in turns])
     model = parts.settings.chat
     index = await parts.collections.get(name)
-    question = await standalone_question(turns, model)
+    try:
+        question = scalar_values(await standalone_question(turns, model))
+    except ChatModelError as error:
+        raise ApiError(502, _told(error, model)) from error
     hits = await index.asearch(question, k=body.k, where=body.where)
     return StreamingResponse(_events(turns, question, hits, parts), media_type="text/event-stream")
 
@@ -66,12 +73,24 @@ async def _events(turns: Sequence[Turn], question: str, hits: Hits, parts: Serve
     yield _event("sources", {"question": question, "passages": passages, "model": model and model.name})
     try:
         async for part in answer(turns, question, hits, model=model, encoder=parts.engine.encoder):
-            yield _event("text", {"text": part})
-    except BGEM3Error as error:  # the status has been sent: the client must learn it here
+            yield _event("text", {"text": scalar_values(part)})
+    except ChatModelError as error:  # the status has been sent: the client must learn it here
+        yield _event("error", {"message": _told(error, model)})
+    except BGEM3Error as error:
         log("chat failed", level="warning", error=type(error).__name__)
         yield _event("error", {"message": str(error)})
     else:
         yield _event("done", {})
+
+
+def _told(error: ChatModelError, model: ChatModel | None) -> str:
+    """Log a failure of the language model and return what visitors may know: its own words may hold a key."""
+    cause = error.__cause__ or error
+    status = getattr(cause, "status_code", None)
+    address = model and model.base_url and _USER.sub("", model.base_url)
+    log("no answer from the chat model", level="warning", error=type(cause).__name__, status=status, base_url=address)
+    shown = f"{type(cause).__name__}, HTTP {status}" if status else type(cause).__name__
+    return f"The language model gave no answer ({shown}); the operator's log says more"
 
 
 def _event(name: str, data: dict[str, Any]) -> bytes:

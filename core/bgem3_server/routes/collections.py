@@ -12,16 +12,16 @@ from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from bgem3.encoder import M3Encoder
+from bgem3.errors import BGEM3Error
 from bgem3.types import Chunk, Head, Hits, Mode, Strategy
-from bgem3_server.collections import NAME_PATTERN
-from bgem3_server.json_body import JSON, StrictRoute
+from bgem3_server.json_body import JSON, StrictRoute, scalar_values
 from bgem3_server.parts import ERRORS, Parts, ServerParts
-from bgem3_server.problems import over_limit
+from bgem3_server.problems import ApiError, over_limit
 from bgem3_server.schemas import QUERY, TEXTS, Body, WeightsBody, weights_of
 from bgem3_server.tokens import matching_pieces
 
 router = APIRouter(prefix="/v1/collections", route_class=StrictRoute, responses=ERRORS)
-Name = Annotated[str, Path(pattern=NAME_PATTERN, description="The collection's name.", examples=["tea"])]
+Name = Annotated[str, Path(description="The collection's name.", examples=["tea"])]
 
 
 class DocumentBody(Body):
@@ -144,10 +144,11 @@ class DropAnswer(BaseModel):
 
 
 class CollectionView(BaseModel):
-    """A collection."""
+    """A collection, and how many documents it holds; or why it cannot be opened."""
 
     name: str
-    count: int
+    count: int | None
+    error: str | None = None
 
 
 class CollectionsAnswer(BaseModel):
@@ -158,9 +159,9 @@ class CollectionsAnswer(BaseModel):
 
 @router.get("", response_model=CollectionsAnswer)
 async def list_collections(parts: Parts) -> JSON:
-    """List the collections."""
+    """List the collections; one that cannot be opened has an `error` in place of its count."""
     _ = parts.engine.encoder
-    return JSON({"collections": [await _view(name, parts) for name in await parts.collections.names()]})
+    return JSON({"collections": [await _listed(name, parts) for name in await parts.collections.names()]})
 
 
 @router.get("/{name}", response_model=CollectionView)
@@ -225,6 +226,13 @@ def _explained(hits: Hits, seconds: float, encoder: M3Encoder) -> dict[str, Any]
     encoding = max(0.0, seconds - sum(stage.seconds for stage in hits.stages))
     views = [{**hit.to_dict(), "matches": [asdict(piece) for piece in matching_pieces(encoder, hit)]} for hit in hits]
     return {"hits": views, "stages": [{"name": "encode", "candidates": 1, "seconds": encoding}, *stages]}
+
+
+async def _listed(name: str, parts: ServerParts) -> dict[str, Any]:
+    try:
+        return await _view(name, parts)
+    except (ApiError, BGEM3Error) as error:  # the others are still worth showing
+        return {"name": name, "count": None, "error": scalar_values(str(error))}
 
 
 async def _view(name: str, parts: ServerParts) -> dict[str, Any]:

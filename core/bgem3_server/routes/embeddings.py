@@ -81,8 +81,9 @@ async def embeddings(body: EmbeddingsBody, parts: Parts) -> JSON:
     dim = parts.engine.encoder.dim
     if body.dimensions not in (None, dim):
         raise ApiError(422, f"dimensions: got {body.dimensions}, this model has {dim}. Fix: leave it out")
-    encoded = await parts.engine.encode(texts, [head for head in HEADS if head in body.heads])
-    write = _base64 if body.encoding_format == "base64" else _numbers
+    write, times = (_base64, 8) if body.encoding_format == "base64" else (_numbers, 1)
+    most = parts.settings.limits.max_numbers * times
+    encoded = await parts.engine.encode(texts, [head for head in HEADS if head in body.heads], max_numbers=most)
     data = [_item(encoded.embeddings, row, write) for row in range(len(texts))]
     usage = {"prompt_tokens": encoded.tokens, "total_tokens": encoded.tokens}
     return JSON({"object": "list", "data": data, "model": model, "usage": usage})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, Literal
 from uuid import uuid4
@@ -102,7 +103,7 @@ async def rerank(body: RerankBody, parts: Parts) -> JSON:
     model = check_model(body.model, parts.engine)
     texts = [one if isinstance(one, str) else one.text for one in body.documents]
     encoded = await parts.engine.encode([body.query, *texts])
-    scores = score(encoded.embeddings[[0]], encoded.embeddings[1:])
+    scores = await asyncio.to_thread(_all, encoded.embeddings, [0], range(1, len(texts) + 1))
     total = scores.combine(weights_of(body.weights))[0]
     results: list[dict[str, Any]] = []
     for place in np.argsort(-total, kind="stable")[: body.top_n].tolist():
@@ -120,6 +121,9 @@ async def score_texts(body: ScoreBody, parts: Parts) -> JSON:
     weights = weights_of(body.weights)
     if body.pairs is not None and body.queries is None and body.passages is None:
         left, right = [pair[0] for pair in body.pairs], [pair[1] for pair in body.pairs]
+        limit = parts.settings.limits.max_texts
+        if len(left) > limit:
+            raise over_limit(422, "max_texts", limit, len(left), "pairs")
     elif body.pairs is None and body.queries is not None and body.passages is not None:
         left, right = body.queries, body.passages
         if len(left) * len(right) > _MAX_PAIRS:
@@ -129,22 +133,30 @@ async def score_texts(body: ScoreBody, parts: Parts) -> JSON:
     places = {text: place for place, text in enumerate(dict.fromkeys([*left, *right]))}
     encoded = await parts.engine.encode(list(places))
     rows, columns = [places[text] for text in left], [places[text] for text in right]
-    scores = _all(encoded.embeddings, rows, columns) if body.pairs is None else _each(encoded.embeddings, rows, columns)
+    scores = await asyncio.to_thread(_all if body.pairs is None else _each, encoded.embeddings, rows, columns)
     usage = {"prompt_tokens": encoded.tokens, "total_tokens": encoded.tokens}
     return JSON({"scores": _heads(scores, weights, flat=body.pairs is not None), "usage": usage})
 
 
 def _all(embeddings: M3Embeddings, rows: Sequence[int], columns: Sequence[int]) -> Scores:
-    return score(embeddings[rows], embeddings[columns])
+    """Score every row against every column; a text that stands there twice is scored once."""
+    left, row_of = np.unique(np.array(rows, np.intp), return_inverse=True)
+    right, column_of = np.unique(np.array(columns, np.intp), return_inverse=True)
+    scores = score(embeddings[left], embeddings[right])
+    return Scores(*(getattr(scores, head)[np.ix_(row_of, column_of)] for head in HEADS))
 
 
 def _each(embeddings: M3Embeddings, rows: Sequence[int], columns: Sequence[int]) -> Scores:
-    """Score row i against column i: `(n, 1)` a head."""
-    if not rows:
-        empty = np.empty((0, 1), dtype=np.float32)
-        return Scores(empty, empty, empty)
-    singles = [score(embeddings[[row]], embeddings[[column]]) for row, column in zip(rows, columns, strict=True)]
-    return Scores(*(np.concatenate([getattr(one, head) for one in singles]) for head in HEADS))
+    """Score row i against column i: `(n, 1)` a head; all pairs of one row at once."""
+    places: dict[int, list[int]] = {}
+    for place, row in enumerate(rows):
+        places.setdefault(row, []).append(place)
+    result = {head: np.empty((len(rows), 1), np.float32) for head in HEADS}
+    for row, found in places.items():
+        scores = _all(embeddings, [row], [columns[place] for place in found])
+        for head in HEADS:
+            result[head][found, 0] = getattr(scores, head)[0]
+    return Scores(**result)
 
 
 def _heads(scores: Scores, weights: Weights, *, flat: bool) -> dict[str, Any]:
