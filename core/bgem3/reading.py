@@ -111,7 +111,7 @@ def _pdf(source: str, content: bytes) -> Iterator[_Piece]:
     if not any(page.strip() for page in pages):
         raise InvalidInputError(f"{source}: no text in it. Fix: run text recognition on scanned pages first")
     for number, text in enumerate(pages, start=1):
-        yield text, {"page": number}
+        yield text.encode("utf-8", "replace").decode(), {"page": number}  # a damaged font gives half a surrogate pair
 
 
 def _csv(source: str, content: bytes) -> Iterator[_Piece]:

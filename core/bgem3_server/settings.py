@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from bgem3.chat import ChatModel
@@ -22,7 +23,8 @@ class Limits:
         body_timeout: Seconds a client may take to send its request.
         max_k: Results of one search.
         max_collections: Collections of one server.
-        max_numbers: Numbers of the token vectors of one answer; in base64, which is shorter, eight times as many.
+        max_numbers: Numbers of the token vectors of one answer; in base64, which is shorter, eight times as many;
+            for scores, where they stay here, 32 times.
 
     Raises:
         InvalidInputError: a limit below 1.
@@ -72,3 +74,5 @@ class ServerSettings:
     def __post_init__(self) -> None:
         if any(not key or not key.isascii() for key in self.api_keys):
             raise InvalidInputError("api_keys: got an empty key or one that is not ASCII, which no header can carry")
+        if self.db is not None and Path(self.db).is_file():
+            raise InvalidInputError(f"db: {self.db} is a file, expected a folder. Fix: the folder it stands in")

@@ -81,7 +81,12 @@ def train(model: Path, examples: Path, out: Path, steps: int, rate: float) -> No
         "logging_steps": 10,
     }
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    subprocess.run([sys.executable, "-m", "FlagEmbedding.finetune.embedder.encoder_only.m3", *arguments], check=True)
+    try:
+        subprocess.run(
+            [sys.executable, "-m", "FlagEmbedding.finetune.embedder.encoder_only.m3", *arguments], check=True
+        )
+    finally:
+        shutil.rmtree(out / "start")
 
 
 def main() -> None:

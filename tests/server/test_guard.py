@@ -50,6 +50,12 @@ def test_an_empty_key_is_no_key():
         ServerSettings(api_keys=("",))
 
 
+def test_a_file_is_no_folder_of_collections(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidInputError, match="db: .*file is a file, expected a folder"):
+        ServerSettings(db=str(tmp_path / "file"))
+
+
 def test_a_limit_below_one():
     with pytest.raises(InvalidInputError, match="max_texts: got 0"):
         Limits(max_texts=0)

@@ -58,6 +58,16 @@ def test_too_many_pairs(make_client):
     assert answer.json()["error"]["limit"] == {"name": "max_texts", "value": 2, "got": 3}
 
 
+def test_token_vectors_that_are_scored_have_a_bound(make_client, encoder):
+    client = make_client(limits=Limits(max_numbers=encoder.multi_dim))
+    few, many = ["a"] * 2, ["a " * 30] * 2
+    for path, body in (("rerank", {"query": "a"}), ("score", {"queries": ["a"]})):
+        name = "documents" if path == "rerank" else "passages"
+        assert client.post(f"/v1/{path}", json={**body, name: few}).status_code == 200
+        answer = client.post(f"/v1/{path}", json={**body, name: [*many, "b " * 30]})
+        assert (answer.status_code, answer.json()["error"]["limit"]["name"]) == (422, "max_numbers")
+
+
 def test_scores_are_computed_beside_the_event_loop_once_a_left_text(client, monkeypatch):
     threads: list[int] = []
 

@@ -22,6 +22,8 @@ from bgem3_server.schemas import QUERY, TEXTS, Body, Usage, WeightsBody, weights
 router = APIRouter(route_class=StrictRoute)
 # Numbers of one answer: four scores each of 250,000 pairs are 20 MB of JSON.
 _MAX_PAIRS = 250_000
+# Times `max_numbers` that the token vectors may have while they are scored: a gigabyte.
+_HELD = 32
 
 
 class RerankDocument(BaseModel):
@@ -102,7 +104,7 @@ async def rerank(body: RerankBody, parts: Parts) -> JSON:
     """Put documents in the order of their score against a query: the weighted mean of the three heads."""
     model = check_model(body.model, parts.engine)
     texts = [one if isinstance(one, str) else one.text for one in body.documents]
-    encoded = await parts.engine.encode([body.query, *texts])
+    encoded = await parts.engine.encode([body.query, *texts], max_numbers=_HELD * parts.settings.limits.max_numbers)
     scores = await asyncio.to_thread(_all, encoded.embeddings, [0], range(1, len(texts) + 1))
     total = scores.combine(weights_of(body.weights))[0]
     results: list[dict[str, Any]] = []
@@ -131,7 +133,7 @@ async def score_texts(body: ScoreBody, parts: Parts) -> JSON:
     else:
         raise ApiError(422, 'expected either pairs, or queries and passages. Fix: {"pairs": [[query, passage]]}')
     places = {text: place for place, text in enumerate(dict.fromkeys([*left, *right]))}
-    encoded = await parts.engine.encode(list(places))
+    encoded = await parts.engine.encode(list(places), max_numbers=_HELD * parts.settings.limits.max_numbers)
     rows, columns = [places[text] for text in left], [places[text] for text in right]
     scores = await asyncio.to_thread(_all if body.pairs is None else _each, encoded.embeddings, rows, columns)
     usage = {"prompt_tokens": encoded.tokens, "total_tokens": encoded.tokens}
