@@ -39,8 +39,8 @@ class Config:
     """What the forward pass needs to know, from `config.json`; defaults as in transformers.
 
     Raises:
-        CheckpointFileError: a size is not a whole number above zero, or `hidden_size` is not a
-            multiple of `num_attention_heads`.
+        CheckpointFileError: a size is not a whole number above zero, `hidden_size` is not a
+            multiple of `num_attention_heads`, or a constant is not what this model has.
     """
 
     hidden_size: int
@@ -63,6 +63,16 @@ class Config:
                 f"config.json: hidden_size {self.hidden_size} is not a multiple of "
                 f"num_attention_heads {self.num_attention_heads}"
             )
+        if type(self.pad_token_id) is not int or not 0 <= self.pad_token_id < self.vocab_size:
+            raise CheckpointFileError(
+                f"config.json: pad_token_id is {self.pad_token_id!r}, expected one of the vocabulary"
+            )
+        if not isinstance(self.layer_norm_eps, int | float) or not 0 < self.layer_norm_eps < 1:
+            raise CheckpointFileError(
+                f"config.json: layer_norm_eps is {self.layer_norm_eps!r}, expected above 0, below 1"
+            )
+        if self.hidden_act != "gelu":
+            raise CheckpointFileError(f"config.json: hidden_act is {self.hidden_act!r}, expected 'gelu'")
         if self.max_position_embeddings <= _UNUSED_POSITIONS:
             raise CheckpointFileError(
                 f"config.json: max_position_embeddings is {self.max_position_embeddings}, expected at least 3"
@@ -163,8 +173,12 @@ def load_checkpoint(
         CheckpointFileError: a file is truncated, of a wrong shape, or unsafe.
         CheckpointError: the download failed.
     """
-    folder = Path(model).expanduser()
-    if not folder.is_dir():
+    try:
+        folder = Path(model).expanduser()
+        is_there = folder.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, a user who is not there, a NUL
+        raise CheckpointNotFoundError(f"model: no path and no hub id ({error}). Fix: check the path") from error
+    if not is_there:
         if isinstance(model, Path) or _looks_like_path(model):
             raise CheckpointNotFoundError(
                 f"{model}: no such folder. Fix: check the path, or give a hub id like BAAI/bge-m3"
@@ -177,6 +191,13 @@ def load_checkpoint(
             local_files_only=local_files_only,
             show_progress=show_progress,
         )
+        try:
+            return _open(folder, model, forms)
+        except CheckpointFileError as error:
+            kept = folder.parent.parent
+            raise CheckpointFileError(
+                f"{error}. It is from the hub: delete {kept} to have it downloaded anew"
+            ) from error
     return _open(folder, str(model), forms)
 
 
@@ -218,7 +239,7 @@ def _open(folder: Path, name: str, forms: Sequence[Form]) -> Checkpoint:
 def _read_config(path: Path) -> Config:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointFileError(f"{path}: not valid JSON ({error}). {_FETCH_AGAIN}") from error
     if not isinstance(values, dict):
         raise CheckpointFileError(f"{path}: expected a JSON object, got {type(values).__name__}. {_FETCH_AGAIN}")
@@ -275,7 +296,7 @@ def _check_safetensors(path: Path) -> None:
             header: dict[str, Any] = json.loads(file.read(min(length, size)))
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         expected = 8 + length + max(ends, default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise CheckpointFileError(f"{path}: not a whole safetensors file ({error}). {_FETCH_AGAIN}") from error
     if size != expected:
         raise CheckpointFileError(

@@ -33,12 +33,16 @@ def read_json(path: Path) -> dict[str, str]:
 
 def write_json(path: Path, record: Mapping[str, str]) -> bool:
     """Replace a JSON record whole; False where the folder cannot be written to."""
+    made: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
+            made = Path(file.name)
             json.dump(dict(record), file, indent=1)
-        os.replace(file.name, path)
+        os.replace(made, path)
     except OSError:
+        if made is not None:
+            made.unlink(missing_ok=True)
         return False
     return True
 

@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils.tqdm import tqdm
 
 from bgem3.errors import CheckpointError, CheckpointFileError, CheckpointNotFoundError
-from bgem3.fingerprint import cache_root, read_json, write_json
+from bgem3.fingerprint import cache_root, file_sha256, read_json, write_json
 from bgem3.onnx_file import external_data
 
 Form: TypeAlias = Literal["torch", "onnx"]
@@ -32,7 +32,9 @@ ONNX_FILE = "onnx/model.onnx"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TIMEOUT = 10.0
 # HfHubHTTPError derives from the base error of whichever HTTP client this huggingface_hub uses
-_HUB_ERRORS: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError, HFValidationError)
+# What comes of a login page in the hub's place, or of a token that no header can carry.
+_NO_ANSWER = (ValueError, KeyError, TypeError, AssertionError)
+_FAILURES: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError, HFValidationError, *_NO_ANSWER)
 
 
 def main_file(names: Sequence[str] | set[str], form: Form) -> str | None:
@@ -73,7 +75,7 @@ def fetch(
         return _download(model, forms, revision, cache_dir, show_progress)
     except CheckpointError:
         raise
-    except _HUB_ERRORS as error:
+    except _FAILURES as error:
         if cached is not None and complete and not isinstance(error, RevisionNotFoundError):
             return cached
         raise _translated(model, revision, error) from error
@@ -109,6 +111,8 @@ def _download(
         large = _external_files(model, folder / weights, hashes) if form == "onnx" else [weights]
         if large:
             _snapshot(model, large, revision=info.sha, **options)
+        for name in {weights, *large}:
+            _verify(folder / name, hashes[name])
     _record(folder, hashes)
     return folder
 
@@ -146,6 +150,14 @@ def _external_files(model: str, graph: Path, names: dict[str, str | None]) -> li
                 'Fix: backend="torch" (pip install "bgem3[torch]")'
             )
     return files
+
+
+def _verify(file: Path, expected: str | None) -> None:
+    """Compare a large file with what the hub says of it; its hash is remembered, so that this is done once."""
+    if expected is not None and file_sha256(file) != expected:
+        raise CheckpointFileError(
+            f"{file.resolve()}: other content than the hub names. Fix: delete it, then load again"
+        )
 
 
 def _snapshot(model: str, names: Sequence[str], **options: Any) -> str:
@@ -208,6 +220,11 @@ def _translated(model: str, revision: str | None, error: Exception) -> Checkpoin
         )
     if isinstance(error, HfHubHTTPError):
         return CheckpointError(f"{model}: the hub answered {status}. Fix: try again later ({_first_line(error)})")
+    if isinstance(error, _NO_ANSWER) and not isinstance(error, LocalEntryNotFoundError):
+        return CheckpointError(
+            f"{model}: the hub's answer cannot be read ({_first_line(error)}). Fix: look what answers at HF_ENDPOINT, a proxy's "
+            "login page say, and that HF_TOKEN is a token"
+        )
     if isinstance(error, OSError) and not isinstance(error, (ConnectionError, LocalEntryNotFoundError)):
         return CheckpointError(
             f"{model}: the download failed ({_first_line(error)}). Fix: make room on the disk and check that cache_dir= "

@@ -28,6 +28,7 @@ _FIELDS: dict[str, dict[int, str]] = {
     "sparse": {1: "tensor", 2: "tensor"},
 }
 _EXTERNAL_DATA = 13
+_LONGEST = 200
 _FETCH_AGAIN = "Fix: download the file again"
 
 
@@ -52,7 +53,13 @@ def external_data(path: Path) -> dict[str, int]:
         raise CheckpointFileError(f"{path}: not a whole ONNX file ({error}). {_FETCH_AGAIN}") from error
     for location in needed:
         parts = PurePosixPath(location).parts
-        if not location or location.startswith("/") or ".." in parts or "\\" in location or ":" in location:
+        if (
+            not parts
+            or len(location) > _LONGEST
+            or location.startswith("/")
+            or ".." in parts
+            or set(location) & set("\\:\0")
+        ):
             raise CheckpointFileError(
                 f"{path}: its external data lies at {location!r}, expected a file beside the graph. "
                 "Fix: export the graph again with its data in the same folder"

@@ -49,6 +49,10 @@ class M3Tokenizer:
             if found is None:
                 raise CheckpointFileError(f"{path}: no token {token}. Fix: use an XLM-RoBERTa tokenizer")
             ids[token] = found
+        if self._tokenizer.encode("").ids != [ids["<s>"], ids["</s>"]]:
+            raise CheckpointFileError(
+                f"{path}: does not put <s> and </s> around a text. Fix: use an XLM-RoBERTa tokenizer"
+            )
         self.special_ids: IntArray = np.array(list(ids.values()), dtype=np.int64)
 
     def encode(self, texts: Sequence[str], first: int = 0) -> list[IntArray]:

@@ -11,6 +11,7 @@ import math
 import pickletools
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ def read_torch_file(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with zipfile.ZipFile(path) as archive:
             return _read_archive(path, archive)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
         raise CheckpointFileError(_not_a_zip(path, error)) from error
 
 
@@ -68,7 +69,7 @@ def check_torch_file(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             _archive_root(path, archive)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
         raise CheckpointFileError(_not_a_zip(path, error)) from error
 
 
@@ -99,9 +100,12 @@ def _read_archive(path: Path, archive: zipfile.ZipFile) -> dict[str, NDArray[Any
             f"{path}: data.pkl has {size:,} bytes, expected at most {_MAX_DESCRIPTION:,} for a state dict. {_SAVE_AGAIN}"
         )
     tensors = _Interpreter(path).run(archive.read(f"{root}data.pkl"))
-    order = archive.read(f"{root}byteorder").strip() if f"{root}byteorder" in archive.namelist() else b"little"
+    order = b"little"
+    if f"{root}byteorder" in archive.namelist():
+        with archive.open(f"{root}byteorder") as entry:  # may unpack to gigabytes
+            order = entry.read(20).strip()
     if order not in (b"little", b"big"):
-        raise CheckpointFileError(f"{path}: byteorder is {order[:20]!r}, expected 'little' or 'big'. {_SAVE_AGAIN}")
+        raise CheckpointFileError(f"{path}: byteorder is {order!r}, expected 'little' or 'big'. {_SAVE_AGAIN}")
     content = np.memmap(path, mode="c", dtype=np.uint8)
     return {
         name: _tensor(
@@ -233,7 +237,9 @@ class _Interpreter:
             self.refuse(f"the pickle opcode {name}")
 
     def to_mark(self) -> list[Any]:
-        at = max(i for i, value in enumerate(self.stack) if value is _MARK)
+        at = len(self.stack) - 1
+        while self.stack[at] is not _MARK:
+            at -= 1
         values = self.stack[at + 1 :]
         del self.stack[at:]
         return values

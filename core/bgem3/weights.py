@@ -22,6 +22,7 @@ Weights: TypeAlias = Mapping[str, FloatArray]
 
 # Exports put other words before it.
 _NAME = re.compile(r"(embeddings|encoder\.layer\.\d+)\..*")
+_FETCH = "download the file again"
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 
 
@@ -41,11 +42,16 @@ class LazyWeights(Mapping[str, FloatArray]):
         """Return one tensor, float32.
 
         Raises:
-            CheckpointFileError: there is none of this name.
+            CheckpointFileError: there is none of this name, or it is damaged.
         """
         if name not in self._readers:
             raise CheckpointFileError(f"{self._source}: no tensor {name!r}. Fix: use a BGE-M3 checkpoint")
-        return np.asarray(self._readers[name](), dtype=np.float32)
+        try:
+            return np.asarray(self._readers[name](), dtype=np.float32)
+        except (ValueError, TypeError, KeyError) as error:
+            raise CheckpointFileError(
+                f"{self._source}: {name} is not what its header says ({error}). Fix: {_FETCH}"
+            ) from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._readers)
@@ -104,7 +110,7 @@ def _onnx(path: Path) -> dict[str, Callable[[], NDArray[Any]]]:
     """Name the weights of an export, whose matrices are anonymous and transposed, after the bias that is added."""
     try:
         import onnx
-        from onnx import numpy_helper
+        from onnx import helper, numpy_helper
     except ImportError as error:
         raise MissingExtraError("onnx", "convert", f"reading the weights of {path.name}") from error
     graph = onnx.load(path, load_external_data=False).graph
@@ -114,7 +120,13 @@ def _onnx(path: Path) -> dict[str, Callable[[], NDArray[Any]]]:
             tensors[node.output[0]] = tensors[node.input[0]]
 
     def read(name: str) -> NDArray[Any]:
-        return numpy_helper.to_array(tensors[name], base_dir=str(path.parent))
+        tensor = tensors[name]
+        if not tensor.external_data:
+            return numpy_helper.to_array(tensor)
+        # onnx refuses the hard links that ONNX Runtime wants; `external_data` has looked where this leads
+        where = {entry.key: entry.value for entry in tensor.external_data}
+        dtype, offset = helper.tensor_dtype_to_np_dtype(tensor.data_type), int(where.get("offset", 0))
+        return np.memmap(path.parent / where["location"], dtype, "r", offset, tuple(tensor.dims))
 
     def transposed(name: str) -> NDArray[Any]:
         return read(name).T

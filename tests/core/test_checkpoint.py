@@ -78,6 +78,12 @@ def test_no_such_folder(model):
         load_checkpoint(model)
 
 
+@pytest.mark.parametrize("model", ["~nosuch/x", "a" * 300 + "/b", "a\0b"], ids=["user", "long", "nul"])
+def test_what_can_be_no_path(model):
+    with pytest.raises(CheckpointNotFoundError, match="Fix: "):
+        load_checkpoint(model, local_files_only=True)
+
+
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "sparse_linear.pt", "colbert_linear.pt"])
 def test_a_missing_file(folder, name):
     (folder / name).unlink()
@@ -106,6 +112,11 @@ def test_missing_weights(checkpoint_factory):
         ({"vocab_size": 0}, "vocab_size is 0, expected a whole number >= 1"),
         ({"num_attention_heads": 5}, "hidden_size 64 is not a multiple of num_attention_heads 5"),
         ({"max_position_embeddings": 2}, "max_position_embeddings is 2, expected at least 3"),
+        ({"hidden_act": "relu"}, "hidden_act is 'relu', expected 'gelu'"),
+        ({"pad_token_id": 10**9}, "pad_token_id is 1000000000, expected one of the vocabulary"),
+        ({"pad_token_id": "x"}, "pad_token_id is 'x'"),
+        ({"layer_norm_eps": "abc"}, "layer_norm_eps is 'abc', expected above 0, below 1"),
+        ({"layer_norm_eps": -1}, "layer_norm_eps is -1"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type must be 'absolute'"),
     ],
 )
@@ -115,7 +126,14 @@ def test_a_wrong_config(folder, changes, message):
         load_checkpoint(folder)
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "not valid JSON"), ("[]", "expected a JSON object, got list")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "expected a JSON object, got list"),
+        pytest.param("[" * 100_000, "not valid JSON", id="deep"),
+    ],
+)
 def test_a_config_that_is_no_object(folder, text, message):
     (folder / "config.json").write_text(text)
     with pytest.raises(CheckpointFileError, match=rf"config\.json: {message}.*Fix: download"):
@@ -292,6 +310,13 @@ def test_a_cache_that_cannot_be_written_or_read_is_no_error(tmp_path, monkeypatc
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "hashes.json").write_text("{ damaged")
     assert load_checkpoint(checkpoint).form == "torch"
+
+
+def test_a_record_that_cannot_be_written_leaves_nothing(tmp_path):
+    target = tmp_path / "record.json"
+    target.mkdir()  # os.replace onto a folder fails
+    assert not write_json(target, {"a": "b"})
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_the_cache_folder(monkeypatch, tmp_path):

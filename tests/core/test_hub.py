@@ -12,7 +12,8 @@ import onnxruntime
 import pytest
 
 from bgem3.checkpoint import load_checkpoint
-from bgem3.errors import CheckpointError, CheckpointNotFoundError
+from bgem3.convert import convert_checkpoint
+from bgem3.errors import CheckpointError, CheckpointFileError, CheckpointNotFoundError
 from tests.support.hub import Hub
 
 COMMON = {"config.json", "tokenizer.json", "sparse_linear.pt", "colbert_linear.pt"}
@@ -208,6 +209,47 @@ def test_a_hub_that_is_down(hub: Hub, official, options):
     first = load_checkpoint(NAME, **options)
     repository.status = 500
     assert load_checkpoint(NAME, **options).folder == first.folder
+
+
+def test_a_login_page_in_the_hubs_place(hub: Hub, official, options):
+    hub.add(NAME, official)
+    hub.login_page = True
+    with pytest.raises(CheckpointError, match="the hub's answer cannot be read .*Fix: look what answers"):
+        load_checkpoint(NAME, **options)
+    hub.login_page = False
+    first = load_checkpoint(NAME, **options)
+    hub.login_page = True
+    assert load_checkpoint(NAME, **options).folder == first.folder
+
+
+@pytest.mark.parametrize(("form", "name"), [("torch", "pytorch_model.bin"), ("onnx", "onnx/model.onnx_data")])
+def test_other_content_than_the_hub_names_is_refused(hub: Hub, official, options, tmp_path, form, name):
+    folder = Path(shutil.copytree(official, tmp_path / "served"))
+    repository = hub.add(NAME, folder)
+    named = {file: repository.digest(file) for file in repository.files}
+    repository.digest = named.__getitem__
+    content = bytearray((folder / name).read_bytes())
+    content[-200] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(CheckpointFileError, match="other content than the hub names. Fix: delete it"):
+        load_checkpoint(NAME, forms=(form,), **options)
+
+
+def test_a_damaged_file_of_the_cache_is_mended_as_the_message_says(hub: Hub, official, options):
+    hub.add(NAME, official)
+    head = load_checkpoint(NAME, **options).folder / "sparse_linear.pt"
+    head.resolve().write_bytes(head.read_bytes()[:500])
+    with pytest.raises(CheckpointFileError, match="truncated.* It is from the hub: delete (.*) to have it") as caught:
+        load_checkpoint(NAME, **options)
+    shutil.rmtree(str(caught.value).split(" delete ")[1].removesuffix(" to have it downloaded anew"))
+    load_checkpoint(NAME, **options)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_a_graph_of_the_cache_is_converted(hub: Hub, checkpoint_factory, options, tmp_path, precision):
+    hub.add(NAME, checkpoint_factory(weights=None, external=True))
+    source = load_checkpoint(NAME, forms=("onnx",), **options)
+    convert_checkpoint(source, tmp_path / "made", precision, show_progress=False)
 
 
 def test_unknown_names(hub: Hub, official, options):

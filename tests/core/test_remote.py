@@ -154,6 +154,12 @@ def test_nobody_there(checkpoint):
         M3Encoder.from_pretrained(checkpoint, base_url=url)
 
 
+def test_a_password_in_the_address_is_not_shown():
+    with pytest.raises(RemoteConnectionError, match="http://127.0.0.1:9: cannot be reached") as caught:
+        M3Encoder.from_pretrained(base_url="http://user:s3cret@127.0.0.1:9", timeout=2)
+    assert "s3cret" not in str(caught.value)
+
+
 def test_a_server_that_dies(local, checkpoint):
     with serve_encoder(checkpoint, local) as url:
         remote = M3Encoder.from_pretrained(base_url=url)

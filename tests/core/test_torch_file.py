@@ -1,6 +1,7 @@
 """Torch files are read exactly, and nothing in them is executed."""
 
 import struct
+import tracemalloc
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -186,6 +187,30 @@ def test_a_zip_without_a_description(path):
 def test_an_unknown_byte_order(saved):
     rewrite(saved, lambda name, content: b"middle" if name.endswith("byteorder") else content)
     with pytest.raises(CheckpointFileError, match="byteorder is b'middle', expected 'little' or 'big'"):
+        read_torch_file(saved)
+
+
+def test_a_byte_order_of_gigabytes_is_not_read(saved):
+    with zipfile.ZipFile(saved) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist() if not name.endswith("byteorder")}
+        root = archive.namelist()[0].split("/")[0]
+    with zipfile.ZipFile(saved, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+        archive.writestr(f"{root}/byteorder", b"little" + bytes(200 * 2**20), zipfile.ZIP_DEFLATED)
+    tracemalloc.start()
+    with pytest.raises(CheckpointFileError, match="byteorder is b'little"):
+        read_torch_file(saved)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * 2**20
+
+
+def test_many_marks_take_no_long_time(saved):
+    marks = 200_000  # 20,000,000,000 steps if each looked at the whole stack
+    description = b"\x80\x02" + b")" * marks + b"(t" * marks + b"."
+    rewrite(saved, lambda name, content: description if name.endswith("data.pkl") else content)
+    with pytest.raises(CheckpointFileError):
         read_torch_file(saved)
 
 

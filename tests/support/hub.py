@@ -85,6 +85,7 @@ class Hub:
     repositories: dict[str, Repository] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     cuts: dict[str, int] = field(default_factory=dict)
+    login_page: bool = False
 
     def __post_init__(self) -> None:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
@@ -111,6 +112,7 @@ class Hub:
         self.repositories.clear()
         self.requests.clear()
         self.cuts.clear()
+        self.login_page = False
 
     @property
     def downloads(self) -> list[str]:
@@ -138,6 +140,13 @@ class _Handler(BaseHTTPRequestHandler):
     def respond(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append(Request(self.command, path, self.headers.get("Range")))
+        if self.hub.login_page:  # what a hotel's network answers to anything
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", "6")
+            self.end_headers()
+            self.wfile.write(b"<html>" if self.command == "GET" else b"")
+            return
         parts = path.strip("/").split("/")
         if parts[:2] == ["api", "models"]:
             self.respond_api("/".join(parts[2:4]), parts[4:])

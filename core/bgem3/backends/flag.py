@@ -38,13 +38,18 @@ class FlagBackend:
         self.dim = checkpoint.config.hidden_size
         self.multi_dim = len(checkpoint.multi_vector_head.weight)
         self._pad = checkpoint.config.pad_token_id
-        flag = BGEM3FlagModel(
-            str(checkpoint.folder),
-            use_fp16=precision == "float16",
-            devices=self.device,
-            # FlagEmbedding does not read the width from the file, and fails on any but its default.
-            colbert_dim=self.multi_dim,
-        )
+        try:
+            flag = BGEM3FlagModel(
+                str(checkpoint.folder),
+                use_fp16=precision == "float16",
+                devices=self.device,
+                # FlagEmbedding does not read the width from the file, and fails on any but its default.
+                colbert_dim=self.multi_dim,
+            )
+        except Exception as error:  # it reads the files in ways of its own
+            raise BackendError(
+                f"{checkpoint.folder}: FlagEmbedding cannot load it ({error}). Fix: backend='torch'"
+            ) from error
         self._model = flag.model.to(self.device).eval()
 
     @torch.inference_mode()

@@ -10,6 +10,7 @@ import httpx
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from bgem3.errors import BackendError, InvalidInputError, RemoteAccessError, RemoteConnectionError
+from bgem3.redact import without_user
 
 _ATTEMPTS = 4
 _CONNECT_TIMEOUT = 5.0
@@ -39,11 +40,12 @@ class Server:
             raise InvalidInputError(f"timeout: got {timeout}, expected seconds above 0")
         if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
             raise InvalidInputError("api_key: holds characters that no header can carry. Fix: printable ASCII")
-        self.url = base_url.rstrip("/").removesuffix("/v1")
+        address = base_url.rstrip("/").removesuffix("/v1")
+        self.url = without_user(address)
         self._timeout = timeout
         try:
             self._client = httpx.Client(
-                base_url=self.url,
+                base_url=address,
                 headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
                 timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT)),
                 limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),

@@ -59,7 +59,8 @@ def open_index(db: str, collection: str, model: str, backend: str, precision: st
 
     if not create and collection not in (names := collection_names(db)):
         there = f"there are {', '.join(names)}" if names else "there is none"
-        raise InvalidInputError(f"{db}: no collection {collection!r}, {there}. Fix: bgem3 index FILES --db {db}")
+        fix = "--collection NAME" if names else f"bgem3 index FILES --db {db}"
+        raise InvalidInputError(f"{db}: no collection {collection!r}, {there}. Fix: {fix}")
     return index_of(load_encoder(model, backend, precision), open_store(db, collection))
 
 

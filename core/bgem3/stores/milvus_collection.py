@@ -21,6 +21,7 @@ from bgem3.errors import (
     StoreNotFoundError,
     StoreVersionError,
 )
+from bgem3.redact import without_user
 from bgem3.stores.engine import settings_from
 from bgem3.stores.milvus_filters import FOLDS, KEY, TEXTS, TOKENS, WORDS
 from bgem3.types import IndexSettings
@@ -210,7 +211,7 @@ def connect(uri: str, token: str, timeout: float) -> MilvusClient:
                 f"{uri}: another process has this file open, and milvus-lite allows one. "
                 f"Fix: close it there, or MilvusStore('http://...') with a server"
             ) from error
-        raise to_store_error(error, uri) from error
+        raise to_store_error(error, without_user(uri)) from error
 
 
 def is_passing(error: BaseException) -> bool:

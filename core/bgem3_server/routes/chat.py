@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Literal
 
@@ -13,6 +12,7 @@ from pydantic import ConfigDict, Field
 
 from bgem3.chat import ChatModel, Turn, answer, standalone_question
 from bgem3.errors import BGEM3Error, ChatModelError
+from bgem3.redact import without_user
 from bgem3.types import Hits
 from bgem3_server.json_body import StrictRoute, scalar_values
 from bgem3_server.logs import log
@@ -22,8 +22,6 @@ from bgem3_server.schemas import QUERY, Body, ErrorAnswer
 
 _ERRORS = ERRORS | {502: {"model": ErrorAnswer, "description": "The language model gave no answer"}}
 router = APIRouter(route_class=StrictRoute, responses=_ERRORS)
-# Name and password within an address.
-_USER = re.compile(r"(?<=//)[^/@]*@")
 
 
 class Message(Body):
@@ -87,7 +85,7 @@ def _told(error: ChatModelError, model: ChatModel | None) -> str:
     """Log a failure of the language model and return what visitors may know: its own words may hold a key."""
     cause = error.__cause__ or error
     status = getattr(cause, "status_code", None)
-    address = model and model.base_url and _USER.sub("", model.base_url)
+    address = model and model.base_url and without_user(model.base_url)
     log("no answer from the chat model", level="warning", error=type(cause).__name__, status=status, base_url=address)
     shown = f"{type(cause).__name__}, HTTP {status}" if status else type(cause).__name__
     return f"The language model gave no answer ({shown}); the operator's log says more"
