@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from bgem3.errors import InvalidMetadataError
 from bgem3.types import MetadataValue
@@ -34,6 +36,20 @@ def check_metadata(metadata: object, name: str) -> dict[str, MetadataValue]:
         _check_key(key, name)
         _check_value(value, f"{name}[{key!r}]")
     return dict(metadata)
+
+
+def storable(metadata: Mapping[str, Any]) -> dict[str, MetadataValue]:
+    """Return metadata of another program as a store can keep it: null is left out, what is nested becomes its JSON."""
+    kept: dict[str, MetadataValue] = {}
+    for name, value in metadata.items():
+        if value is None:
+            continue
+        plain = value if isinstance(value, str | int | float | bool | dict) else list(value)
+        try:
+            kept |= check_metadata({name: plain}, "metadata")
+        except InvalidMetadataError:
+            kept[name] = json.dumps(plain, default=str, ensure_ascii=False)
+    return kept
 
 
 def _check_key(key: object, name: str) -> None:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from bgem3.embeddings import M3Embeddings
 from bgem3.errors import StoreCorruptError
+from bgem3.metadata import storable
 from bgem3.stores.base import Store
 from bgem3.types import Chunk, IndexSettings
 
@@ -65,9 +66,10 @@ def copy_store(
     """
     target.open(source.open())
     copied = skipped = written = read = 0
-    for chunks, embeddings in source.scan(batch_size):
+    for scanned, embeddings in source.scan(batch_size):
+        chunks = [storable_chunk(chunk) for chunk in scanned]
         there = {chunk.id: chunk for chunk in target.get([chunk.id for chunk in chunks])}
-        missing = [i for i, chunk in enumerate(chunks) if there.get(chunk.id) != chunk]
+        missing = [i for i, chunk in enumerate(chunks) if not _same(there.get(chunk.id), chunk)]
         if missing:
             target.upsert([chunks[i] for i in missing], embeddings[missing])
             _check_dense(target, [chunks[i] for i in missing], embeddings[missing].dense)
@@ -88,8 +90,19 @@ def checksum(chunks: Iterable[Chunk]) -> int:
     return sum(map(_hash, chunks))
 
 
+def storable_chunk(chunk: Chunk) -> Chunk:
+    """Return a chunk as every store can keep it: collections that were adopted have metadata of other programs."""
+    return Chunk(chunk.id, chunk.text, storable(chunk.metadata))
+
+
+def _same(one: Chunk | None, other: Chunk) -> bool:
+    return one is not None and _hash(one) == _hash(other)
+
+
 def _hash(chunk: Chunk) -> int:
-    record = json.dumps([chunk.id, chunk.text, dict(chunk.metadata)], sort_keys=True)
+    # 1, 1.0 and true differ here; 0.0 and -0.0, which SQLite keeps as one, do not
+    metadata = {key: value + 0.0 if isinstance(value, float) else value for key, value in chunk.metadata.items()}
+    record = json.dumps([chunk.id, chunk.text, metadata], sort_keys=True)
     return int.from_bytes(blake2b(record.encode(), digest_size=8).digest())
 
 
@@ -98,5 +111,5 @@ def _check_dense(target: Store, chunks: list[Chunk], dense: object) -> None:
 
     found = target.dense_vectors([chunk.id for chunk in chunks])
     for chunk, expected in zip(chunks, np.asarray(dense), strict=True):
-        if chunk.id not in found or np.abs(found[chunk.id] - expected).max() > _DENSE_TOLERANCE:
+        if chunk.id not in found or not np.abs(found[chunk.id] - expected).max() <= _DENSE_TOLERANCE:
             raise StoreCorruptError(f"copy: the dense vector of {chunk.id!r} is not what was written. Fix: copy again")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 from scipy.sparse import csr_array
@@ -35,7 +36,7 @@ from bgem3.errors import (
 )
 from bgem3.index.multi_vector import Codec, get_codec
 from bgem3.metadata import check_metadata
-from bgem3.moving import CopyReport, checksum, copy_store
+from bgem3.moving import CopyReport, checksum, copy_store, storable_chunk
 from bgem3.stores.base import Store
 from bgem3.types import Chunk, IndexSettings
 
@@ -135,17 +136,22 @@ class Export:
             manifest = json.loads((folder / _MANIFEST).read_bytes())
             if manifest["format"] != FORMAT:
                 raise IndexMismatchError(
-                    f"{folder}: format {manifest['format']}, expected {FORMAT}. Fix: import it with the version that made it"
+                    f"{folder}: format {manifest['format']!r}, expected {FORMAT}. Fix: import it with the version that made it"
                 )
             self._settings = IndexSettings(**manifest["settings"])
+            widths = (self._settings.dim, self._settings.multi_dim, self._settings.vocab_size)
             self.checksum, self.chunks = str(manifest["checksum"]), int(manifest["chunks"])
             self._files: Mapping[str, Mapping[str, Any]] = manifest["files"]
+            counts = [about["chunks"] for name, about in self._files.items() if name != _CHUNKS]
+            whole = all({"bytes", "blake2b"} <= set(about) for about in self._files.values()) and _CHUNKS in self._files
+            if not whole or sum(counts) != self.chunks or {type(one) for one in (*widths, *counts)} != {int}:
+                raise ValueError("its files, chunks and widths do not fit together")
             self._codec = get_codec(manifest["codec"], self._settings.multi_dim)
         except OSError as error:
             raise StoreNotFoundError(
                 f"{folder}: no {_MANIFEST}, so no export or one that was broken off ({error}). Fix: bgem3 export again"
             ) from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise self._damaged(_MANIFEST, repr(error)) from error
 
     def check(self) -> None:
@@ -179,31 +185,57 @@ class Export:
                 try:
                     chunks = [_to_chunk(line) for line in islice(lines, about["chunks"])]
                     embeddings = self._embeddings((self.folder / name).read_bytes())
-                except (BGEM3Error, OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                except (
+                    BGEM3Error,
+                    OSError,
+                    ValueError,
+                    LookupError,
+                    TypeError,
+                    RecursionError,
+                    SafetensorError,
+                ) as error:
                     raise self._damaged(name, repr(error)) from error
                 if len(chunks) != len(embeddings):
                     raise self._damaged(name, f"has {len(embeddings)} chunks, {_CHUNKS} {len(chunks)}")
                 yield chunks, embeddings
+            if next(lines, None) is not None:
+                raise self._damaged(_CHUNKS, "has more lines than chunks")
 
     def _embeddings(self, content: bytes) -> M3Embeddings:
         tensors, about = load(content), self._settings
-        blobs = tensors["token_vectors"].tobytes()
+        vectors, kind = tensors["token_vectors"], np.float16 if self._codec.name == "float16" else np.uint8
         size = self._codec.bytes_per_vector
-        offsets = tensors["token_offsets"].astype(np.int64)
+        _expect(vectors.dtype == kind and vectors.shape[1:] == (size // vectors.itemsize,))
+        offsets = _offsets(tensors["token_offsets"], len(vectors), least=1)
+        blobs = vectors.tobytes()
         parts = [self._codec.decode(blobs[start * size : stop * size]) for start, stop in pairwise(offsets.tolist())]
-        pointers, tokens = tensors["sparse_offsets"].astype(np.int64), tensors["sparse_tokens"].astype(np.int32)
-        shape = (len(pointers) - 1, about.vocab_size)
-        found = M3Embeddings(
-            dense=tensors["dense"],
-            sparse=csr_array((tensors["sparse_weights"], tokens, pointers), shape=shape),
-            multi_vector=MultiVectors.from_list(parts, about.multi_dim),
+        dense, weights, tokens = tensors["dense"], tensors["sparse_weights"], tensors["sparse_tokens"].astype(np.int64)
+        pointers = _offsets(tensors["sparse_offsets"], len(tokens), least=0)
+        _expect(
+            dense.dtype == np.float32 and dense.shape == (len(pointers) - 1, about.dim) and np.isfinite(dense).all()
         )
-        if found.dense.shape[1] != about.dim or (len(tokens) and int(tokens.max()) >= about.vocab_size):
-            raise ValueError(f"its vectors are not as wide as the manifest says ({about.dim}, {about.vocab_size})")
-        return found
+        _expect(weights.dtype == np.float32 and weights.shape == tokens.shape and bool((weights >= 0).all()))
+        _expect(not len(tokens) or (tokens.min() >= 0 and tokens.max() < about.vocab_size))
+        multi_vector = MultiVectors.from_list(parts, about.multi_dim)
+        _expect(np.isfinite(multi_vector.vectors).all())
+        sparse = csr_array((weights, tokens.astype(np.int32), pointers), shape=(len(dense), about.vocab_size))
+        return M3Embeddings(dense=dense, sparse=sparse, multi_vector=multi_vector)
 
     def _damaged(self, name: str, problem: str) -> StoreCorruptError:
         return StoreCorruptError(f"{self.folder / name}: damaged: {problem}. Fix: bgem3 export again, or copy it again")
+
+
+def _expect(holds: object) -> None:
+    """Refuse tensors of another program before they are used as places in memory."""
+    if not holds:
+        raise ValueError("its vectors are not those of the manifest: another width, type or range")
+
+
+def _offsets(found: NDArray[Any], end: int, least: int) -> NDArray[np.int64]:
+    """Return offsets that begin at 0, grow by at least so much, and end where the values do."""
+    _expect(found.dtype == np.int64 and found.ndim == 1 and len(found) and found[0] == 0 and found[-1] == end)
+    _expect((np.diff(found) >= least).all())
+    return found
 
 
 def _write(
@@ -212,7 +244,8 @@ def _write(
     files: dict[str, dict[str, Any]] = {_CHUNKS: {}}
     count = total = 0
     with (place / _CHUNKS).open("x", encoding="utf-8") as lines:
-        for number, (chunks, embeddings) in enumerate(source.scan(batch_size)):
+        for number, (scanned, embeddings) in enumerate(source.scan(batch_size)):
+            chunks = [storable_chunk(chunk) for chunk in scanned]
             _write_lines(lines, chunks)
             name = f"vectors-{number:05}.safetensors"
             save_file(_tensors(embeddings, codec), place / name)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from bgem3.moving import checksum, copy_store
+from bgem3.portable import export_store, import_store
 from bgem3.stores.addresses import Address
+from bgem3.stores.memory import MemoryStore
 from bgem3.types import Chunk, SearchPlan
 from tests.support.vectors import SETTINGS, embed
 
@@ -45,3 +47,29 @@ def test_a_copy_that_was_broken_off_goes_on(source, target, tmp_path):
         assert new.search(embed(["text 3"]), SearchPlan(k=1, mode=mode))[0].id == "id 3"
     old.close()
     new.close()
+
+
+@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize(("before", "after"), [(1, True), (1, 1.0), ([1], [True]), (0.0, -0.0)], ids=str)
+def test_a_value_that_changes_in_type_alone_is_copied(name, before, after, tmp_path):
+    old, new = MemoryStore(), opened(name, tmp_path / "new")
+    old.open(SETTINGS)
+    for value in (before, after):
+        old.upsert([Chunk("i", "text", {"v": value})], embed(["text"]))
+        copy_store(old, new)
+    (found,) = new.get(["i"])
+    assert (found.metadata, str(found.metadata["v"]).lstrip("-")) == ({"v": after}, str(after).lstrip("-"))
+    new.close()
+
+
+def test_metadata_that_another_program_left_is_copied_as_a_store_can_keep_it(tmp_path):
+    old, new = MemoryStore(), opened("chroma", tmp_path / "new")
+    old.open(SETTINGS)
+    old.upsert([Chunk("i", "text", {"n": None, "loc": {"from": 1}, "a": 1})], embed(["text"]))
+    copy_store(old, new)
+    assert new.get(["i"])[0].metadata == {"loc": '{"from": 1}', "a": 1}
+    new.close()
+    export_store(old, tmp_path / "export")
+    again = MemoryStore()
+    import_store(tmp_path / "export", again)
+    assert again.get(["i"])[0].metadata == {"loc": '{"from": 1}', "a": 1}

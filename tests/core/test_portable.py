@@ -2,10 +2,11 @@
 
 import json
 import shutil
+from hashlib import blake2b
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from bgem3.errors import (
     IndexMismatchError,
@@ -161,7 +162,7 @@ def test_manifests_that_are_no_manifests(exported, tmp_path):
         import_store(exported, MemoryStore())
     wider = manifest | {"settings": manifest["settings"] | {"dim": DIM + 1}}
     (exported / "manifest.json").write_text(json.dumps(wider))
-    with pytest.raises(StoreCorruptError, match="not as wide as the manifest says"):
+    with pytest.raises(StoreCorruptError, match="not those of the manifest: another width"):
         import_store(exported, MemoryStore())
 
 
@@ -183,3 +184,73 @@ def test_a_store_of_another_model_refuses_it(exported, settings, name):
 def test_an_export_may_be_moved(exported, tmp_path):
     shutil.move(exported, tmp_path / "moved")
     assert import_store(tmp_path / "moved", MemoryStore()).count == 11
+
+
+def tensors_of_another(exported, name, change):
+    """Change tensors of a file, and its size and digest in the manifest with them."""
+    path = exported / name
+    tensors = {key: value.copy() for key, value in load_file(path).items()}
+    tensors |= change(tensors) or {}
+    save_file(tensors, path)
+    manifest = json.loads((exported / "manifest.json").read_text())
+    digest = blake2b(path.read_bytes(), digest_size=32).hexdigest()
+    manifest["files"][name] |= {"bytes": path.stat().st_size, "blake2b": digest}
+    (exported / "manifest.json").write_text(json.dumps(manifest))
+
+
+def put(key, place, value):
+    return lambda tensors: tensors[key].__setitem__(place, value)
+
+
+HARM = {
+    "a place before the first": put("sparse_offsets", 1, -5),
+    "a place beyond the last": put("token_offsets", -1, 10**9),
+    "places that fall": put("token_offsets", 1, -5),
+    "a text without token vectors": put("token_offsets", 1, 0),
+    "a row cut short": put("sparse_offsets", -1, 1),
+    "a token beyond the vocabulary": put("sparse_tokens", 0, 2**31 + 5),
+    "no number in dense": put("dense", (0, 0), np.nan),
+    "no number in the weights": put("sparse_weights", 0, np.nan),
+    "a negative weight": put("sparse_weights", 0, -1),
+    "no number in token vectors": put("token_vectors", (0, 0), np.nan),
+    "another type": lambda tensors: {"token_vectors": tensors["token_vectors"].astype(np.float32)},
+    "another width": lambda tensors: {"token_vectors": tensors["token_vectors"][:, :-1].copy()},
+    "no dense": lambda tensors: {"dense": tensors["dense"][:0]},
+}
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_tensors_of_another_program_are_refused(exported, harm):
+    tensors_of_another(exported, "vectors-00000.safetensors", HARM[harm])
+    store = MemoryStore()
+    with pytest.raises(StoreCorruptError, match="vectors-00000.safetensors: damaged: .*not those of the manifest"):
+        import_store(exported, store)
+    assert store.count() == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.update(files=[]),
+        lambda m: m["files"]["chunks.jsonl"].pop("bytes"),
+        lambda m: m["files"].pop("chunks.jsonl"),
+        lambda m: m["files"].update({"chunks.jsonl": None}),
+        lambda m: m.update(codec=None),
+        lambda m: m.update(chunks=99),
+        lambda m: m["settings"].update(dim=str(DIM)),
+    ],
+)
+def test_manifests_that_do_not_fit_together(exported, change):
+    manifest = json.loads((exported / "manifest.json").read_text())
+    change(manifest)
+    (exported / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(
+        StoreCorruptError if "codec" not in change.__code__.co_names else Exception, match="damaged|codec"
+    ):
+        import_store(exported, MemoryStore())
+
+
+def test_a_manifest_without_a_bottom(exported):
+    (exported / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(StoreCorruptError, match="manifest.json: damaged"):
+        import_store(exported, MemoryStore())

@@ -90,7 +90,7 @@ def get_codec(name: str, dim: int) -> Codec:
     Raises:
         InvalidInputError: an unknown name.
     """
-    base, _, pooling = name.partition("+")
+    base, _, pooling = str(name).partition("+")
     if base in _BITS and pooling in ("", "pool2"):
         plain = base == "int8" or base.endswith("-plain")
         kind = _BitCodec if _BITS[base] == 1 else _CodeCodec

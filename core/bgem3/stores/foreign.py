@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import Any
 
-from bgem3.errors import IndexMismatchError, InvalidInputError, InvalidMetadataError
-from bgem3.metadata import check_metadata
+from bgem3.errors import IndexMismatchError, InvalidInputError
+from bgem3.metadata import storable
 from bgem3.stores.addresses import Address
 from bgem3.stores.layouts import NODE, Layout, find_layout, node_text
 from bgem3.types import HEADS, Chunk, Head
@@ -59,7 +59,7 @@ def _from_qdrant(address: Address, text_field: str | None) -> Iterator[Chunk]:
                 if layout is None or (layout.text is not None and layout.text not in payload):
                     raise _no_text(address, text_field or "page_content", payload)
                 chunk = layout.read(payload, str(record.id))
-                yield Chunk(chunk.id, chunk.text, _storable(chunk.metadata))
+                yield Chunk(chunk.id, chunk.text, storable(chunk.metadata))
             if offset is None:
                 return
 
@@ -88,23 +88,10 @@ def _milvus_chunk(address: Address, id_: str, payload: dict[str, Any], text_fiel
         # LlamaIndex takes the text out of the node, and would put it back.
         payload[NODE] = json.dumps({**json.loads(payload[NODE]), "text": text})
         text = node_text(payload)
-    return Chunk(id_, text, _storable(payload))
+    return Chunk(id_, text, storable(payload))
 
 
 def _no_text(address: Address, field: str, payload: Mapping[str, Any]) -> IndexMismatchError:
     return IndexMismatchError(
         f"collection {address.collection!r}: no text in the field {field!r}, there are {sorted(payload)}. Fix: --text-field"
     )
-
-
-def _storable(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    kept: dict[str, Any] = {}
-    for name, value in metadata.items():
-        if value is None:
-            continue
-        plain = value if isinstance(value, str | int | float | bool | dict) else list(value)
-        try:
-            kept |= check_metadata({name: plain}, "metadata")
-        except InvalidMetadataError:
-            kept[name] = json.dumps(plain, default=str, ensure_ascii=False)
-    return kept

@@ -41,7 +41,8 @@ class Layout:
         """Return the chunk of a payload; one that we did not write has its key for an id."""
         own = payload.get(OWN) or {}
         metadata = payload.get(self.metadata) if self.metadata else payload
-        kept = {name: value for name, value in (metadata or {}).items() if name not in (OWN, self.text)}
+        ours = () if self.metadata else (OWN, self.text)
+        kept = {name: value for name, value in (metadata or {}).items() if name not in ours}
         text = own.get("text", node_text(payload)) if self.text is None else payload.get(self.text)
         return Chunk(str(own.get("id", key)), text or "", kept)
 

@@ -59,8 +59,8 @@ _CHUNK = [ID, TEXT, METADATA]
 class MilvusStore:
     """Chunks in a Milvus collection: the engine finds candidates by dense and sparse, then all heads score them.
 
-    Texts and metadata have at most 65,535 bytes. Metadata strings over 4,096 bytes are not found by
-    `$text_match`. Thread-safe.
+    Texts and metadata have at most 65,535 bytes. Of metadata strings over 4,096 bytes
+    `$text_match` sees the beginning. Thread-safe.
 
     Args:
         uri: A server, e.g. "http://localhost:19530", or a path ending in ".db" for milvus-lite.

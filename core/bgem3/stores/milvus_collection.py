@@ -206,10 +206,12 @@ def connect(uri: str, token: str, timeout: float) -> MilvusClient:
     try:
         return MilvusClient(uri, token=token, timeout=timeout)
     except Exception as error:  # as in `MilvusCollection.call`
-        if "opened by another program" in str(error) or "lock" in str(error).lower():
+        if any(
+            said in str(error).lower() for said in ("opened by another program", "lock", "open local milvus failed")
+        ):
             raise StoreLockedError(
-                f"{uri}: another process has this file open, and milvus-lite allows one. "
-                f"Fix: close it there, or MilvusStore('http://...') with a server"
+                f"{uri}: another process has this file open, and milvus-lite allows one (it keeps it until it ends). "
+                f"Fix: end it, or MilvusStore('http://...') with a server"
             ) from error
         raise to_store_error(error, without_user(uri)) from error
 

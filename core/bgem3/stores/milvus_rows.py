@@ -101,4 +101,5 @@ def size_of(row: Mapping[str, Any]) -> int:
 
 
 def _searchable(texts: Mapping[str, str]) -> dict[str, str]:
-    return {name: letters(text) for name, text in texts.items() if len(text.encode()) <= _MAX_SEARCHED}
+    # of a longer text its beginning, so that what does not hold of it is found by the negation
+    return {name: letters(text.encode()[:_MAX_SEARCHED].decode(errors="ignore")) for name, text in texts.items()}

@@ -138,9 +138,21 @@ def _lacking(collection: QdrantCollection) -> Iterator[Chunk]:
                     f"collection {collection.name!r}: the point {record.id} has a number for an id, and chunks have "
                     f"strings. Fix: {_COPY}"
                 )
+            _check_payload(collection, record)
             yield collection.layout.read(record.payload or {}, record.id)
         if offset is None:
             return
+
+
+def _check_payload(collection: QdrantCollection, record: models.Record) -> None:
+    layout, payload = collection.layout, record.payload or {}
+    kinds = {layout.text: (str,), layout.metadata: (dict, type(None)), OWN: (dict, type(None))}
+    for field, kind in kinds.items():
+        if field is not None and not isinstance(payload.get(field), kind):
+            raise IndexMismatchError(
+                f"collection {collection.name!r}: the point {record.id} has {type(payload.get(field)).__name__} in the field "
+                f"{field!r}, expected {kind[0].__name__}. Fix: layout=Layout(text=..., metadata=...), or mend the point"
+            )
 
 
 def _operations(collection: QdrantCollection, chunk: Chunk, embeddings: M3Embeddings, i: int) -> list[Any]:

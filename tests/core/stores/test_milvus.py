@@ -188,6 +188,18 @@ def test_no_request_is_larger_than_the_budget(server, store, monkeypatch):
     assert max(server.sizes) <= 8_000
 
 
+def test_long_strings_are_searched_by_their_beginning(store):
+    long = "a" + "y" * 5000 + "z"
+    store.upsert([Chunk("long", "x", {"s": long}), Chunk("fold", "x", {"s": "İ" * 1500})], embed(["x", "x"]))
+    for condition, found in (
+        ({"s": {"$text_match": "ay"}}, ["long"]),
+        ({"s": {"$text_match": "z"}}, []),
+        ({"$not": {"s": {"$text_match": "z"}}}, ["fold", "long"]),
+        ({"s": {"$text_match_insensitive": "i̇"}}, ["fold"]),
+    ):
+        assert sorted(store.find(condition)) == found
+
+
 def test_what_is_too_large(server, store):
     for chunk, error, message in (
         (

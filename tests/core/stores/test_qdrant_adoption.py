@@ -216,6 +216,30 @@ def test_what_cannot_be_ours(client, encoder, vectors, sparse, ids, message):
         QdrantStore(client=client, collection="theirs").adopt(encoder)
 
 
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        ({"page_content": 12}, "has int in the field 'page_content', expected str. Fix: layout="),
+        ({"other": "b"}, "has NoneType in the field 'page_content'"),
+        ({}, "has NoneType in the field 'page_content'"),
+        ({"page_content": "a", "metadata": "hello"}, "has str in the field 'metadata', expected dict"),
+        ({"page_content": "a", "_bgem3": "x"}, "has str in the field '_bgem3', expected dict"),
+    ],
+    ids=str,
+)
+def test_points_that_are_no_chunks_are_named(client, encoder, payload, message):
+    made(client, {"dense": PARAMS})
+    client.overwrite_payload("theirs", payload, points=[IDS[3]])
+    with pytest.raises(IndexMismatchError, match=f"the point {IDS[3]} {message}"):
+        QdrantStore(client=client, collection="theirs").adopt(encoder)
+
+
+def test_metadata_may_be_called_as_the_text_is(encoder):
+    with HybridIndex(encoder, QdrantStore(":memory:")) as index:
+        index.add(["text"], ids=["a"], metadatas=[{"page_content": "of the metadata", "_own": 1}])
+        assert index.get(["a"])[0].metadata == {"page_content": "of the metadata", "_own": 1}
+
+
 def test_a_collection_that_is_not_there(client, encoder):
     with pytest.raises(StoreNotFoundError, match="'theirs' is not there"):
         QdrantStore(client=client, collection="theirs").adopt(encoder)
