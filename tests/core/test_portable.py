@@ -244,9 +244,7 @@ def test_manifests_that_do_not_fit_together(exported, change):
     manifest = json.loads((exported / "manifest.json").read_text())
     change(manifest)
     (exported / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(
-        StoreCorruptError if "codec" not in change.__code__.co_names else Exception, match="damaged|codec"
-    ):
+    with pytest.raises(StoreCorruptError, match="manifest.json: damaged"):
         import_store(exported, MemoryStore())
 
 
