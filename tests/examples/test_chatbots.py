@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 
@@ -130,7 +131,9 @@ def test_an_answer_is_stopped_with_ctrl_c(bot, tmp_path, options, status, prompt
         model.delay = 60
         command = [sys.executable, str(EXAMPLES / bot), "--model-name", "x", "--base-url", f"{model.url}/v1", *options]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        with subprocess.Popen(command, cwd=tmp_path, text=True, **pipes) as process:
+        # a background job of a shell ignores Ctrl-C, and so would what it starts
+        heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        with subprocess.Popen(command, cwd=tmp_path, text=True, preexec_fn=heed, **pipes) as process:
             process.stdin.write(f"{FIRST}\n")
             process.stdin.flush()
             while not model.requests and process.poll() is None:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
+
 from bgem3.errors import StoreCorruptError, StoreError, StoreLockedError, StoreWriteError
 
 # Values bound to one statement; SQLite allows 32,766.
@@ -16,6 +18,15 @@ _BINDS = 10_000
 _PAGE = 8192
 _REFUSED = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+def _is_busy(error: BaseException) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _BUSY
+
+
+_PATIENTLY = Retrying(
+    retry=retry_if_exception(_is_busy), stop=stop_after_delay(30), wait=wait_random(0.01, 0.05), reraise=True
+)
 
 
 class Database:
@@ -50,7 +61,8 @@ class Database:
 
     def _create(self, schema: str, rows: Sequence[tuple[str, str]]) -> None:
         self._connection.execute(f"PRAGMA page_size={_PAGE}")
-        self._connection.execute("PRAGMA journal_mode=WAL")
+        # two processes that make one file at once: SQLite refuses one of them without waiting
+        _PATIENTLY(self._connection.execute, "PRAGMA journal_mode=WAL")
         with self.transaction():
             if not self._is_empty():  # another process was quicker
                 return
