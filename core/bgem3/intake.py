@@ -51,7 +51,7 @@ def _paired(
             raise InvalidInputError(f"texts, ids and metadatas differ in length, one ends at {position}. Fix: one each")
         yield Chunk(
             str(uuid4()) if own_ids else check_id(id_),
-            check_text(text, position),
+            check_text(text, f"texts[{position}]"),
             {} if own_metadatas else check_metadata(metadata, f"metadatas[{position}]"),
         )
 
@@ -106,21 +106,19 @@ def too_long_by_id(chunks: Sequence[Chunk]) -> Iterator[None]:
         raise TextTooLongError(error.position, error.problem, f"text of id {chunks[error.position].id!r}") from error
 
 
-def check_text(text: object, position: int) -> str:
+def check_text(text: object, name: str) -> str:
     """Return a text, or refuse what is no string or holds a lone surrogate.
 
     Raises:
-        InvalidTextError: names the position.
+        InvalidTextError: begins with the name.
     """
     if not isinstance(text, str):
-        raise InvalidTextError(
-            f"texts[{position}]: expected a str, got {type(text).__name__}. Fix: convert it with str(...)"
-        )
+        raise InvalidTextError(f"{name}: expected a str, got {type(text).__name__}. Fix: convert it with str(...)")
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise InvalidTextError(
-            f"texts[{position}]: not valid Unicode, {text[error.start]!r} at character {error.start} is half of a "
+            f"{name}: not valid Unicode, {text[error.start]!r} at character {error.start} is half of a "
             f"surrogate pair. Fix: text.encode('utf-8', 'replace').decode()"
         ) from error
     return text

@@ -17,13 +17,14 @@ _SCALARS = (str, int, float, bool)
 _INT64 = 2**63
 
 
-def check_metadata(metadata: object, name: str) -> dict[str, MetadataValue]:
+def check_metadata(metadata: object, name: str, *, stored: bool = False) -> dict[str, MetadataValue]:
     """Return a copy of metadata that every store can keep; None gives an empty one.
 
     Args:
         metadata: Keys are strings; values str, int (64 bit), float (finite), bool, or a list, not
             empty, of one of them.
         name: What errors call it, e.g. `metadatas[3]`.
+        stored: It comes from a store, which may have keys that Chroma alone refuses.
 
     Raises:
         InvalidMetadataError: a key or a value is of another kind; names both.
@@ -34,6 +35,11 @@ def check_metadata(metadata: object, name: str) -> dict[str, MetadataValue]:
         raise InvalidMetadataError(f"{name}: expected a mapping, got {type(metadata).__name__}")
     for key, value in metadata.items():
         _check_key(key, name)
+        if not stored and key.startswith(_REFUSED_PREFIXES):
+            raise InvalidMetadataError(
+                f"{name}: keys beginning {', '.join(_REFUSED_PREFIXES)} are refused, since Chroma does, got {key!r}. "
+                f"Fix: rename it"
+            )
         _check_value(value, f"{name}[{key!r}]")
     return dict(metadata)
 
@@ -46,7 +52,7 @@ def storable(metadata: Mapping[str, Any]) -> dict[str, MetadataValue]:
             continue
         plain = value if isinstance(value, str | int | float | bool | dict) else list(value)
         try:
-            kept |= check_metadata({name: plain}, "metadata")
+            kept |= check_metadata({name: plain}, "metadata", stored=True)
         except InvalidMetadataError:
             kept[name] = json.dumps(plain, default=str, ensure_ascii=False)
     return kept
@@ -58,10 +64,6 @@ def _check_key(key: object, name: str) -> None:
     if key.startswith(RESERVED_PREFIX):
         raise InvalidMetadataError(
             f"{name}: keys beginning {RESERVED_PREFIX!r} are reserved, got {key!r}. Fix: rename it"
-        )
-    if key.startswith(_REFUSED_PREFIXES):
-        raise InvalidMetadataError(
-            f"{name}: keys beginning {', '.join(_REFUSED_PREFIXES)} are refused, since Chroma does, got {key!r}. Fix: rename it"
         )
     _check_unicode(key, f"{name} key")
 

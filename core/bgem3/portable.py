@@ -214,7 +214,8 @@ class Export:
         _expect(
             dense.dtype == np.float32 and dense.shape == (len(pointers) - 1, about.dim) and np.isfinite(dense).all()
         )
-        _expect(weights.dtype == np.float32 and weights.shape == tokens.shape and bool((weights >= 0).all()))
+        _expect(weights.dtype == np.float32 and weights.shape == tokens.shape)
+        _expect(np.isfinite(weights).all() and (weights >= 0).all())
         _expect(not len(tokens) or (tokens.min() >= 0 and tokens.max() < about.vocab_size))
         multi_vector = MultiVectors.from_list(parts, about.multi_dim)
         _expect(np.isfinite(multi_vector.vectors).all())
@@ -278,7 +279,7 @@ def _tensors(embeddings: M3Embeddings, codec: Codec) -> dict[str, Any]:
 
 def _to_chunk(line: str) -> Chunk:
     record = json.loads(line)
-    return Chunk(str(record["id"]), str(record["text"]), check_metadata(record["metadata"], "metadata"))
+    return Chunk(str(record["id"]), str(record["text"]), check_metadata(record["metadata"], "metadata", stored=True))
 
 
 def _digest(path: Path) -> str:

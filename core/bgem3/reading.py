@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from bgem3.errors import InvalidInputError, InvalidMetadataError, MissingExtraError
+from bgem3.intake import check_text
 from bgem3.json_object import parse_object
 from bgem3.metadata import check_metadata
 from bgem3.types import Metadata, MetadataValue
@@ -143,18 +144,8 @@ def _records(source: str, rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterato
                 f"{source}, line {number}: no text, expected one of the fields {', '.join(TEXT_FIELDS)}, "
                 f"got {', '.join(map(str, list(row)[:8]))}"
             )
-        _check_unicode(row[field], f"{source}, line {number}: {field}")
+        check_text(row[field], f"{source}, line {number}: {field}")
         yield row[field], _metadata({key: value for key, value in row.items() if key != field})
-
-
-def _check_unicode(text: str, place: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidInputError(
-            f"{place} holds half a surrogate pair at character {error.start}, expected valid Unicode. "
-            "Fix: write the whole pair"
-        ) from error
 
 
 def _metadata(fields: dict[str, Any]) -> dict[str, MetadataValue]:

@@ -11,7 +11,7 @@ from bgem3.embeddings import M3Embeddings
 from bgem3.encoder import M3Encoder
 from bgem3.errors import InvalidInputError
 from bgem3.intake import check_text, check_texts
-from bgem3.scoring import Scores, score
+from bgem3.scoring import Scores, score, score_pairs
 from bgem3.types import HEADS, FloatArray, Head, Ranked, Weights
 
 
@@ -61,22 +61,16 @@ class Reranker:
         if not len(pairs):
             return np.empty(0, dtype=np.float32)
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
-        embeddings = self.encoder.encode(texts)
         place = {text: position for position, text in enumerate(texts)}
-        result = np.empty(len(pairs), dtype=np.float32)
-        by_query: dict[str, list[int]] = {}
-        for number, (query, _) in enumerate(pairs):
-            by_query.setdefault(query, []).append(number)
-        for query, numbers in by_query.items():
-            passages = embeddings[[place[pairs[number][1]] for number in numbers]]
-            result[numbers] = score(embeddings[[place[query]]], passages).combine(self.weights)[0]
-        return result
+        rows, columns = zip(*((place[query], place[passage]) for query, passage in pairs), strict=True)
+        total: FloatArray = score_pairs(self.encoder.encode(texts), rows, columns).combine(self.weights)[:, 0]
+        return total
 
     def _check(self, query: str, texts: Sequence[str], top_n: int | None) -> None:
         if not isinstance(query, str):
             raise InvalidInputError(f"query: expected a str, got {type(query).__name__}")
         for position, text in enumerate(check_texts(texts)):
-            check_text(text, position)
+            check_text(text, f"texts[{position}]")
         if top_n is not None and (not isinstance(top_n, Integral) or top_n < 1):
             raise InvalidInputError(f"top_n: expected a whole number >= 1, got {top_n!r}. Fix: top_n=3")
 

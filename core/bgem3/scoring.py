@@ -5,7 +5,7 @@ Source: M3-Embedding (arXiv 2402.03216), section 3.2, and FlagEmbedding's `compu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +72,23 @@ def score(queries: M3Embeddings, passages: M3Embeddings) -> Scores:
         sparse=sparse_scores(queries.sparse, passages.sparse) if "sparse" in shared else None,
         multi_vector=max_sim(queries.multi_vector, passages.multi_vector) if "multi_vector" in shared else None,
     )
+
+
+def score_pairs(embeddings: M3Embeddings, rows: Sequence[int], columns: Sequence[int]) -> Scores:
+    """Score text `rows[i]` against text `columns[i]` by all heads, all pairs of one row at once.
+
+    Returns:
+        `(n_pairs, 1)` float32 per head.
+    """
+    places: dict[int, list[int]] = {}
+    for place, row in enumerate(rows):
+        places.setdefault(row, []).append(place)
+    result = {head: np.empty((len(rows), 1), dtype=np.float32) for head in HEADS}
+    for row, found in places.items():
+        scores = score(embeddings[[row]], embeddings[[columns[place] for place in found]])
+        for head in HEADS:
+            result[head][found, 0] = getattr(scores, head)[0]
+    return Scores(**result)
 
 
 def dense_scores(queries: FloatArray, passages: FloatArray) -> FloatArray:

@@ -135,7 +135,7 @@ class SharedEncoder:
     ) -> tuple[dict[str, _Place], list[str]]:
         """Split texts into those in memory and, each once, those to encode."""
         for position, text in enumerate(check_texts(texts)):
-            check_text(text, position)
+            check_text(text, f"texts[{position}]")
         known: dict[str, _Place] = {}
         with self._lock:
             for text in dict.fromkeys(texts):

@@ -66,7 +66,7 @@ class M3Tokenizer:
             InvalidTextError: an item is not a string, or holds a lone surrogate; names its position.
         """
         for position, text in enumerate(texts, first):
-            check_text(text, position)
+            check_text(text, f"texts[{position}]")
         encoded = self._tokenizer.encode_batch_fast(list(texts))
         return [np.array(one.ids, dtype=np.int64) for one in encoded]
 

@@ -34,6 +34,8 @@ _STORAGES = {
     "LongStorage": "i8",
     "IntStorage": "i4",
 }
+# What zipfile raises: damage, a method it does not know, a password, an early end.
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError)
 _SAVE_AGAIN = "Fix: save it again with torch.save(module.state_dict(), path), torch 1.6 or later"
 _FETCH_AGAIN = "Fix: download the file again"
 
@@ -56,7 +58,7 @@ def read_torch_file(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with zipfile.ZipFile(path) as archive:
             return _read_archive(path, archive)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+    except _UNREADABLE as error:
         raise CheckpointFileError(_not_a_zip(path, error)) from error
 
 
@@ -69,7 +71,7 @@ def check_torch_file(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             _archive_root(path, archive)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+    except _UNREADABLE as error:
         raise CheckpointFileError(_not_a_zip(path, error)) from error
 
 

@@ -13,6 +13,7 @@ from bgem3.errors import (
     InvalidInputError,
     StoreCorruptError,
     StoreNotFoundError,
+    StoreWriteError,
 )
 from bgem3.index.multi_vector import get_codec
 from bgem3.portable import export_store, import_store
@@ -211,6 +212,7 @@ HARM = {
     "a token beyond the vocabulary": put("sparse_tokens", 0, 2**31 + 5),
     "no number in dense": put("dense", (0, 0), np.nan),
     "no number in the weights": put("sparse_weights", 0, np.nan),
+    "a weight without end": put("sparse_weights", 0, np.inf),
     "a negative weight": put("sparse_weights", 0, -1),
     "no number in token vectors": put("token_vectors", (0, 0), np.nan),
     "another type": lambda tensors: {"token_vectors": tensors["token_vectors"].astype(np.float32)},
@@ -252,3 +254,15 @@ def test_a_manifest_without_a_bottom(exported):
     (exported / "manifest.json").write_text("[" * 100_000)
     with pytest.raises(StoreCorruptError, match="manifest.json: damaged"):
         import_store(exported, MemoryStore())
+
+
+def test_keys_that_chroma_alone_refuses_come_back(tmp_path):
+    store = MemoryStore()
+    store.open(SETTINGS)
+    store.upsert([Chunk("i", "text", {"#n": 1})], embed(["text"]))
+    export_store(store, tmp_path / "export")
+    again = MemoryStore()
+    import_store(tmp_path / "export", again)
+    assert again.get(["i"])[0].metadata == {"#n": 1}
+    with pytest.raises(StoreWriteError, match="Chroma refused"):
+        import_store(tmp_path / "export", ChromaStore(tmp_path / "chroma"))

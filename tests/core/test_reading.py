@@ -117,7 +117,7 @@ def test_pdf_pages_are_numbered():
         ("a.jsonl", "[" * 100_000, "line 1: not JSON"),
         ("a.jsonl", "[1]", "line 1: expected an object"),
         ("a.jsonl", '{"title": "a"}', "line 1: no text, expected one of the fields text"),
-        ("a.jsonl", '{"text": "a"}\n{"text": "b\\ud83d"}', "a.jsonl, line 2: text holds half a surrogate pair"),
+        ("a.jsonl", '{"text": "a"}\n{"text": "b\\ud83d"}', "a.jsonl, line 2: text: not valid Unicode"),
         ("a.csv", "title,lang\na,b", "line 2: no text"),
         ("a.csv", "text\n" + "a" * 200_000, "not a readable table"),
         ("a.pdf", "nothing", "not a readable PDF"),

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from bgem3 import Reranker, Weights, score
+from bgem3 import Reranker, Weights, score, scoring
 from bgem3_server.routes import rerank
 from bgem3_server.settings import Limits
 
@@ -75,7 +75,8 @@ def test_scores_are_computed_beside_the_event_loop_once_a_left_text(client, monk
         threads.append(threading.get_ident())
         return score(queries, passages)
 
-    monkeypatch.setattr(rerank, "score", noted)
+    for module in (rerank, scoring):
+        monkeypatch.setattr(module, "score", noted)
     pairs = [[left, right] for right in DOCUMENTS for left in (QUERY, "pump")]
     client.post("/v1/score", json={"pairs": pairs})
     assert len(threads) == 2

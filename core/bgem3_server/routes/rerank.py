@@ -12,7 +12,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from bgem3.embeddings import M3Embeddings
-from bgem3.scoring import Scores, score
+from bgem3.scoring import Scores, score, score_pairs
 from bgem3.types import HEADS, Head, Weights
 from bgem3_server.json_body import JSON, StrictRoute
 from bgem3_server.parts import ERRORS, Parts, check_model
@@ -135,7 +135,7 @@ async def score_texts(body: ScoreBody, parts: Parts) -> JSON:
     places = {text: place for place, text in enumerate(dict.fromkeys([*left, *right]))}
     encoded = await parts.engine.encode(list(places), max_numbers=_HELD * parts.settings.limits.max_numbers)
     rows, columns = [places[text] for text in left], [places[text] for text in right]
-    scores = await asyncio.to_thread(_all if body.pairs is None else _each, encoded.embeddings, rows, columns)
+    scores = await asyncio.to_thread(_all if body.pairs is None else score_pairs, encoded.embeddings, rows, columns)
     usage = {"prompt_tokens": encoded.tokens, "total_tokens": encoded.tokens}
     return JSON({"scores": _heads(scores, weights, flat=body.pairs is not None), "usage": usage})
 
@@ -146,19 +146,6 @@ def _all(embeddings: M3Embeddings, rows: Sequence[int], columns: Sequence[int]) 
     right, column_of = np.unique(np.array(columns, np.intp), return_inverse=True)
     scores = score(embeddings[left], embeddings[right])
     return Scores(*(getattr(scores, head)[np.ix_(row_of, column_of)] for head in HEADS))
-
-
-def _each(embeddings: M3Embeddings, rows: Sequence[int], columns: Sequence[int]) -> Scores:
-    """Score row i against column i: `(n, 1)` a head; all pairs of one row at once."""
-    places: dict[int, list[int]] = {}
-    for place, row in enumerate(rows):
-        places.setdefault(row, []).append(place)
-    result = {head: np.empty((len(rows), 1), np.float32) for head in HEADS}
-    for row, found in places.items():
-        scores = _all(embeddings, [row], [columns[place] for place in found])
-        for head in HEADS:
-            result[head][found, 0] = getattr(scores, head)[0]
-    return Scores(**result)
 
 
 def _heads(scores: Scores, weights: Weights, *, flat: bool) -> dict[str, Any]:
