@@ -43,7 +43,10 @@ from pathlib import Path
 
 
 class BGEM3Error(Exception):
-    """Base of every error this project raises on purpose."""
+    """Base of every error this project raises on purpose.
+
+    One whose `__init__` takes more than the message has a `__reduce__`, so that it passes between processes whole.
+    """
 
 
 class InvalidInputError(BGEM3Error, ValueError):
@@ -65,10 +68,10 @@ class TextTooLongError(InvalidInputError):
 
     def __init__(self, position: int, problem: str, name: str | None = None) -> None:
         super().__init__(f"{name or f'texts[{position}]'}: {problem}")
-        self.position, self.problem = position, problem
+        self.position, self.problem, self.name = position, problem, name
 
-    def __reduce__(self) -> tuple[type[TextTooLongError], tuple[int, str]]:
-        return type(self), (self.position, self.problem)
+    def __reduce__(self) -> tuple[type[TextTooLongError], tuple[int, str, str | None]]:
+        return type(self), (self.position, self.problem, self.name)
 
 
 class InvalidFilterError(InvalidInputError):
@@ -88,6 +91,10 @@ class DatasetError(InvalidInputError):
 
     def __init__(self, path: Path, line: int, problem: str) -> None:
         super().__init__(f"{path}, line {line}: {problem}" if line else f"{path}: {problem}")
+        self.path, self.line, self.problem = path, line, problem
+
+    def __reduce__(self) -> tuple[type[DatasetError], tuple[Path, int, str]]:
+        return type(self), (self.path, self.line, self.problem)
 
 
 class HeadNotEncodedError(InvalidInputError):
@@ -101,8 +108,10 @@ class MissingExtraError(BGEM3Error, ImportError):
         super().__init__(
             f'{purpose} needs the package {package!r}, which is not installed. Fix: pip install "bgem3[{extra}]"'
         )
-        self.package = package
-        self.extra = extra
+        self.package, self.extra, self.purpose = package, extra, purpose
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
+        return type(self), (self.package, self.extra, self.purpose)
 
 
 class CheckpointError(BGEM3Error):
@@ -162,6 +171,9 @@ class PartialWriteError(StoreWriteError):
     def __init__(self, message: str, written: Sequence[str]) -> None:
         super().__init__(message)
         self.written = tuple(written)
+
+    def __reduce__(self) -> tuple[type[PartialWriteError], tuple[str, tuple[str, ...]]]:
+        return type(self), (str(self), self.written)
 
 
 class StoreConnectionError(StoreError, ConnectionError):
