@@ -19,7 +19,7 @@ from bgem3.calibration import calibration_texts, observe
 from bgem3.checkpoint import Checkpoint
 from bgem3.errors import BackendError, CheckpointError, CheckpointFileError, MissingExtraError
 from bgem3.fingerprint import cache_root, read_json, write_json
-from bgem3.forms import CONVERTED, FORM_FILE, PRECISIONS, converted_form, converted_precisions
+from bgem3.forms import CONVERTED, FORM_FILE, FORM_FILES, PRECISIONS, converted_form, converted_precisions
 from bgem3.hub import COMMON_FILES
 from bgem3.tokenizer import M3Tokenizer
 from bgem3.weights import read_weights
@@ -124,12 +124,16 @@ def write_form(checkpoint: Checkpoint, target: Path, precision: str, *, show_pro
 
 
 def check_form(folder: Path, checkpoint: Checkpoint) -> None:
-    """Check that a form was made from this checkpoint.
+    """Check that a form was made from this checkpoint, by this version, and that its files are there.
 
     Raises:
-        CheckpointFileError: it was not, or it is not whole.
+        CheckpointFileError: it was not, or they are not.
     """
     record = read_json(folder / FORM_FILE)
+    missing = [name for name in FORM_FILES if not (folder / name).is_file()]
+    if missing or record.get("version", "") != str(VERSION):
+        wrong = f"{', '.join(missing)} not there" if missing else "made by another version of bgem3"
+        raise CheckpointFileError(f"{folder}: {wrong}. Fix: bgem3 convert the original checkpoint again")
     if record.get("fingerprint") != checkpoint.fingerprint:
         raise CheckpointFileError(
             f"{folder}: made from the checkpoint {record.get('fingerprint', 'unknown')[:16]}, expected "

@@ -7,6 +7,7 @@ from pathlib import Path
 CONVERTED = "converted"
 FORM_FILE = "form.json"
 MASKED_FILE = "masked.onnx"
+FORM_FILES = ("model.onnx", MASKED_FILE, "model.onnx_data")
 # Best first: what precision="auto" takes where a folder holds nothing else.
 PRECISIONS = ("float32", "int8", "int4")
 

@@ -12,7 +12,7 @@ from bgem3.encoder import M3Encoder
 from bgem3.errors import InvalidInputError
 from bgem3.intake import check_text, check_texts
 from bgem3.scoring import Scores, score, score_pairs
-from bgem3.types import HEADS, FloatArray, Head, Ranked, Weights
+from bgem3.types import HEADS, FloatArray, Head, Ranked, Weights, check_weights
 
 
 class Reranker:
@@ -21,11 +21,15 @@ class Reranker:
     Args:
         encoder: Encodes both sides.
         weights: How much each head counts; None: `Weights.balanced`.
+
+    Raises:
+        InvalidInputError: weights that are not `Weights`.
     """
 
     def __init__(self, encoder: M3Encoder, *, weights: Weights | None = None) -> None:
         self.encoder = encoder
-        self.weights = weights or Weights.balanced
+        self.weights = Weights.balanced if weights is None else weights
+        check_weights(self.weights)
 
     def rerank(self, query: str, texts: Sequence[str], *, top_n: int | None = None) -> list[Ranked]:
         """Return texts in order of their score, best first; ties in the order given.

@@ -75,6 +75,18 @@ class Weights:
         return tuple(head for head in HEADS if getattr(self, head) > 0)
 
 
+def check_weights(weights: object) -> None:
+    """Check that what somebody hands over as weights is `Weights`.
+
+    Raises:
+        InvalidInputError: it is not.
+    """
+    if not isinstance(weights, Weights):
+        raise InvalidInputError(
+            f"weights: got {weights!r}, expected Weights. Fix: Weights(dense=1.0, sparse=0.3, multi_vector=1.0)"
+        )
+
+
 Weights.balanced = Weights()
 Weights.long_document = Weights(dense=0.15, sparse=0.5, multi_vector=0.35)
 Weights.lexical = Weights(dense=0.2, sparse=0.8, multi_vector=0.0)
@@ -199,7 +211,8 @@ class SearchPlan:
     """Everything about a search but the query; `HybridIndex.search` documents each field.
 
     Raises:
-        InvalidInputError: an unknown mode or strategy, a depth below 1, or an exhaustive cascade.
+        InvalidInputError: an unknown mode or strategy, weights that are not `Weights`, a depth below 1, or an exhaustive
+            cascade.
     """
 
     k: int = 10
@@ -216,6 +229,7 @@ class SearchPlan:
     def __post_init__(self) -> None:
         _check_choice("mode", self.mode, MODES)
         _check_choice("strategy", self.strategy, STRATEGIES)
+        check_weights(self.weights)
         for name in ("k", "fetch_k", "rrf_k"):
             _check_depth(name, getattr(self, name))
         if not isinstance(self.cascade, Sequence) or len(self.cascade) != 2:
@@ -236,11 +250,8 @@ class SearchPlan:
             return HEADS
         if self.mode != "hybrid":
             return (self.mode,)
-        return (
-            HEADS
-            if self.strategy == "cascade"
-            else tuple(head for head in HEADS if head in self.weights.heads or head in ("dense", "sparse"))
-        )
+        late = self.strategy == "cascade" or self.weights.multi_vector > 0
+        return HEADS if late else ("dense", "sparse")
 
 
 class SearchOptions(TypedDict, total=False):

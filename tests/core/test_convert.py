@@ -109,6 +109,18 @@ def test_a_form_of_another_checkpoint_is_refused(checkpoint, checkpoint_factory,
         M3Encoder.from_pretrained(tmp_path)
 
 
+def test_a_form_of_another_version_and_one_that_is_not_whole(checkpoint, tmp_path):
+    form = convert_checkpoint(load_checkpoint(checkpoint), tmp_path, "int8", show_progress=False)
+    made = (form / "form.json").read_text()
+    (form / "form.json").write_text(json.dumps(json.loads(made) | {"version": "1"}))
+    with pytest.raises(CheckpointFileError, match="made by another version of bgem3. Fix: bgem3 convert"):
+        M3Encoder.from_pretrained(tmp_path)
+    (form / "form.json").write_text(made)
+    (form / "model.onnx_data").unlink()
+    with pytest.raises(CheckpointFileError, match="model.onnx_data not there. Fix: bgem3 convert"):
+        M3Encoder.from_pretrained(tmp_path)
+
+
 def test_a_folder_of_another_checkpoint_is_left_alone(checkpoint, checkpoint_factory, tmp_path):
     other = shutil.copytree(checkpoint_factory(seed=9), tmp_path / "other")
     before = {path.name: path.read_bytes() for path in other.iterdir() if path.is_file()}

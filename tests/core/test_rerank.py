@@ -108,3 +108,8 @@ def test_what_is_wrong_is_named_by_its_place(encoder):
     for pair in (None, ("a",), ("a", "b", "c"), ("a", None), "ab"):
         with pytest.raises(InvalidInputError, match=r"pairs\[1\]: expected a query and a passage"):
             reranker.score_pairs([("a", "b"), pair])
+
+
+def test_weights_of_another_kind(encoder):
+    with pytest.raises(InvalidInputError, match="weights: got .* expected Weights"):
+        Reranker(encoder, weights=[1, 0.3, 1])

@@ -42,6 +42,8 @@ def test_bad_weights(values, message):
         ({"cascade": (100,)}, "two depths"),
         ({"cascade": (100, 0)}, "cascade: expected a whole number >= 1"),
         ({"strategy": "cascade", "exhaustive": True}, "exhaustive: a cascade pre-selects"),
+        ({"weights": {"dense": 1}}, r"weights: got \{'dense': 1\}, expected Weights. Fix: Weights"),
+        ({"weights": (1, 0.3, 1)}, "weights: got .* expected Weights"),
         ({"top_k": 3}, "unknown search options top_k"),
     ],
 )

@@ -109,6 +109,13 @@ def choose_forms(backend: str, device: str | None, precision: str = "auto") -> t
     return backend, device, forms.get(backend, ("torch",))
 
 
+def backend_for(name: str, form: str, precision: str = "auto") -> str:
+    """Return the backend's name; `auto` is what reads the form that a checkpoint was found in."""
+    if name != "auto":
+        return name
+    return "torch" if form == "torch" and _has("torch") and precision in ("auto", "float32") else "onnx"
+
+
 def make_backend(
     name: str,
     checkpoint: Checkpoint,
@@ -124,8 +131,7 @@ def make_backend(
         MissingExtraError: the backend is not installed.
         BackendError: it has no such precision or device.
     """
-    if name == "auto":
-        name = "torch" if checkpoint.form == "torch" and _has("torch") and precision in ("auto", "float32") else "onnx"
+    name = backend_for(name, checkpoint.form, precision)
     if name in _PACKAGES and not _has(_PACKAGES[name]):
         raise MissingExtraError(_PACKAGES[name], name, f"backend={name!r}")
     if name == "flag" and not _has("torch"):

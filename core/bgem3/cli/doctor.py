@@ -74,7 +74,7 @@ def _gpu() -> str | None:
 
 def _model(name: str) -> dict[str, Any]:
     """Say where a model is and what would run it; nothing is downloaded or loaded."""
-    from bgem3.backends.choice import choose_forms
+    from bgem3.backends.choice import backend_for, choose_forms
     from bgem3.checkpoint import load_checkpoint
 
     try:
@@ -85,7 +85,7 @@ def _model(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "here": True,
-        "backend": checkpoint.form if backend == "auto" else backend,
+        "backend": backend_for(backend, checkpoint.form),
         "max_length": checkpoint.positions,
         "fingerprint": checkpoint.fingerprint,
     }

@@ -9,7 +9,9 @@ from typer.testing import CliRunner
 
 from bgem3 import M3Encoder
 from bgem3.backends.processor import has_avx512, has_bfloat16
+from bgem3.checkpoint import load_checkpoint
 from bgem3.cli.main import make_app
+from bgem3.convert import convert_checkpoint
 
 
 def doctor(*arguments: str) -> str:
@@ -23,6 +25,12 @@ def test_what_it_says_is_so(checkpoint):
     assert facts["model"]["here"]
     assert facts["model"]["fingerprint"] == encoder.fingerprint
     assert facts["processor"]["cores"] >= 1
+
+
+def test_a_converted_model(checkpoint, tmp_path):
+    convert_checkpoint(load_checkpoint(checkpoint), tmp_path, "int8", show_progress=False)
+    facts = json.loads(doctor("--model", str(tmp_path), "--json"))
+    assert facts["model"]["backend"] == M3Encoder.from_pretrained(tmp_path).backend == "onnx"
 
 
 def test_a_model_that_is_not_downloaded():
