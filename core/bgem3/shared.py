@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from threading import Lock, RLock
 from typing import Any, TypeAlias
@@ -18,7 +19,7 @@ import numpy as np
 from bgem3.embeddings import M3Embeddings
 from bgem3.encoder import M3Encoder
 from bgem3.intake import check_text, check_texts
-from bgem3.types import HEADS, Head
+from bgem3.types import HEADS, Head, IntArray
 
 # Texts remembered: more than any framework hands over at once, and about 100 MB at 1,024 dims.
 _CAPACITY = 16_384
@@ -26,6 +27,15 @@ _CAPACITY = 16_384
 _MAX_BYTES = 2 * 2**30
 
 _Place: TypeAlias = tuple[M3Embeddings, int]
+
+
+@dataclass(slots=True)
+class _Held:
+    """One result in memory: its bytes, and how many of its texts are remembered still."""
+
+    size: int
+    texts: int
+
 
 _encoders: WeakValueDictionary[Hashable, SharedEncoder] = WeakValueDictionary()
 _by_encoder: WeakValueDictionary[int, SharedEncoder] = WeakValueDictionary()
@@ -84,6 +94,7 @@ class SharedEncoder:
         self._capacity = capacity
         self._max_bytes = max_bytes
         self._bytes = 0
+        self._held: dict[int, _Held] = {}  # by the id of embeddings in memory
         self._wanted: set[Head] = set()
         self._memory: OrderedDict[str, _Place] = OrderedDict()
         self._lock = Lock()
@@ -150,37 +161,47 @@ class SharedEncoder:
         return known, [text for text in dict.fromkeys(texts) if text not in known]
 
     def _remember(self, texts: Sequence[str], embeddings: M3Embeddings) -> dict[str, _Place]:
-        fresh = _places(texts, embeddings)
+        """Keep what fits of one result, its end first; return all of it."""
+        sizes = _row_sizes(embeddings)
+        fitting = int(np.searchsorted(np.cumsum(sizes[::-1]), self._max_bytes, side="right"))
+        first = max(0, len(texts) - min(fitting, self._capacity))
+        kept = embeddings[first:] if first else embeddings
         with self._lock:
-            for text, place in fresh.items():
+            for text, place in _places(texts[first:], kept).items():
                 self._drop(text)
                 self._memory[text] = place
-                self._bytes += _size(place)
-            while self._memory and (len(self._memory) > self._capacity or self._bytes > self._max_bytes):
+            if len(kept):
+                self._held[id(kept)] = _Held(int(sizes[first:].sum()), len(kept))
+                self._bytes += self._held[id(kept)].size
+            while len(self._memory) > self._capacity or self._bytes > self._max_bytes:
                 self._drop(next(iter(self._memory)))
-        return fresh
+        return _places(texts, embeddings)
 
     def _drop(self, text: str) -> None:
         place = self._memory.pop(text, None)
-        if place is not None:
-            self._bytes -= _size(place)
+        if place is None:
+            return
+        held = self._held[id(place[0])]
+        held.texts -= 1
+        if not held.texts:  # a row is a view: the arrays go with the last of them
+            self._bytes -= self._held.pop(id(place[0])).size
 
 
 def _places(texts: Sequence[str], embeddings: M3Embeddings) -> dict[str, _Place]:
     return {text: (embeddings, row) for row, text in enumerate(texts)}
 
 
-def _size(place: _Place) -> int:
-    """Return about how many bytes one text's heads fill."""
-    embeddings, row = place
-    size = 0
+def _row_sizes(embeddings: M3Embeddings) -> IntArray:
+    """Return about how many bytes each text's heads fill, `(n,)`."""
+    sizes = np.zeros(len(embeddings), dtype=np.int64)
     if "dense" in embeddings.heads:
-        size += embeddings.dense[row].nbytes
+        sizes += embeddings.dense.itemsize * embeddings.dense.shape[1]
     if "sparse" in embeddings.heads:
-        size += 8 * int(embeddings.sparse.indptr[row + 1] - embeddings.sparse.indptr[row])
+        sizes += 8 * np.diff(embeddings.sparse.indptr)
     if "multi_vector" in embeddings.heads:
-        size += embeddings.multi_vector[row].nbytes
-    return size
+        vectors = embeddings.multi_vector
+        sizes += vectors.vectors.itemsize * vectors.dim * vectors.lengths
+    return sizes
 
 
 def _assemble(places: Sequence[_Place]) -> M3Embeddings:
