@@ -34,7 +34,8 @@ def find_or_convert(checkpoint: Checkpoint, precision: str, *, show_progress: bo
     """Return the folder of a form: the checkpoint's own, the cache's, or a new one in the cache.
 
     Raises:
-        CheckpointFileError: the form was made from another checkpoint.
+        CheckpointFileError: the form was made from another checkpoint or by another version, or is not whole.
+        BackendError: the folder holds converted forms only, and none in this precision.
         CheckpointError: the disk refused it.
         MissingExtraError: the package onnx is not installed.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from copy import copy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from bgem3.cache import DEFAULT_BYTES, EmbeddingCache, identity_of
 from bgem3.embeddings import M3Embeddings
 from bgem3.errors import BackendError, InvalidInputError
 from bgem3.index_settings import LENGTHS
-from bgem3.intake import check_stream, check_texts
+from bgem3.intake import check_stream, check_text, check_texts
 from bgem3.lengths import Lengths, Overflow, fit
 from bgem3.tokenizer import M3Tokenizer, cut
 from bgem3.types import HEADS, Head, IndexSettings, IntArray, Token
@@ -166,6 +167,7 @@ class M3Encoder:
             all float32. Queries and passages are encoded alike: this model takes no instruction.
 
         Raises:
+            InvalidInputError: an unknown head, texts that are one string or no sequence, or a max_length out of range.
             InvalidTextError: an item is not a string or not valid Unicode; names its position.
             TextTooLongError: under `overflow="error"`; names its position.
             BackendError: the forward pass failed or gave a number that is not finite.
@@ -268,7 +270,7 @@ class M3Encoder:
         Raises:
             InvalidTextError, TextTooLongError: as `encode`.
         """
-        self.tokenizer.encode(check_texts([text]))
+        check_text(text, "text")
         spans = self.tokenizer.spans(text)
         (parts,) = fit([np.arange(len(spans))], self.lengths, warn=False)
         places = [int(place) for part in parts for place in part[1:]]
@@ -285,8 +287,9 @@ class M3Encoder:
         lengths = Lengths(**{name: getattr(settings, name) for name in LENGTHS})
         if lengths == self.lengths:
             return self
-        other = M3Encoder(self._model, self._backend, lengths, cache=self._cache)
-        other._gate = self._gate  # the backend takes so many calls at a time from both together
+        other = copy(self)  # with the gate: the backend takes so many calls at a time from both together
+        other.lengths = lengths
+        other._merger = Merger(other._encode_merged)
         return other
 
     def close(self) -> None:

@@ -7,10 +7,8 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping
-from hashlib import sha256
+from hashlib import file_digest
 from pathlib import Path
-
-_CHUNK = 4 * 2**20
 
 
 def cache_root() -> Path:
@@ -56,9 +54,7 @@ def file_sha256(path: Path) -> str:
     known = read_json(store)
     if key in known:
         return known[key]
-    digest = sha256()
     with real.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    write_json(store, {**read_json(store), key: digest.hexdigest()})
-    return digest.hexdigest()
+        digest = file_digest(file, "sha256").hexdigest()
+    write_json(store, {**read_json(store), key: digest})
+    return digest

@@ -31,9 +31,9 @@ ONNX_FILE = "onnx/model.onnx"
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TIMEOUT = 10.0
-# HfHubHTTPError derives from the base error of whichever HTTP client this huggingface_hub uses
 # What comes of a login page in the hub's place, or of a token that no header can carry.
 _NO_ANSWER = (ValueError, KeyError, TypeError, AssertionError)
+# HfHubHTTPError derives from the base error of whichever HTTP client this huggingface_hub uses
 _FAILURES: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError, HFValidationError, *_NO_ANSWER)
 
 

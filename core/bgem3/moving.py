@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Protocol
+
+import numpy as np
 
 from bgem3.embeddings import M3Embeddings
 from bgem3.errors import StoreCorruptError
 from bgem3.metadata import storable
 from bgem3.stores.base import Store
-from bgem3.types import Chunk, IndexSettings
+from bgem3.types import Chunk, FloatArray, IndexSettings
 
 # Between a float32 and the float16 that some stores keep: 2 ** -11 of a number below 1, with room.
 _DENSE_TOLERANCE = 2e-3
@@ -71,9 +73,10 @@ def copy_store(
         there = {chunk.id: chunk for chunk in target.get([chunk.id for chunk in chunks])}
         missing = [i for i, chunk in enumerate(chunks) if not _same(there.get(chunk.id), chunk)]
         if missing:
-            target.upsert([chunks[i] for i in missing], embeddings[missing])
-            _check_dense(target, [chunks[i] for i in missing], embeddings[missing].dense)
-            there |= {chunk.id: chunk for chunk in target.get([chunks[i].id for i in missing])}
+            new, vectors = [chunks[i] for i in missing], embeddings[missing]
+            target.upsert(new, vectors)
+            _check_dense(target, new, vectors.dense)
+            there |= {chunk.id: chunk for chunk in target.get([chunk.id for chunk in new])}
         written += checksum(chunks)
         read += checksum(there.values())
         copied, skipped = copied + len(missing), skipped + len(chunks) - len(missing)
@@ -106,10 +109,8 @@ def _hash(chunk: Chunk) -> int:
     return int.from_bytes(blake2b(record.encode(), digest_size=8).digest())
 
 
-def _check_dense(target: Store, chunks: list[Chunk], dense: object) -> None:
-    import numpy as np
-
+def _check_dense(target: Store, chunks: Sequence[Chunk], dense: FloatArray) -> None:
     found = target.dense_vectors([chunk.id for chunk in chunks])
-    for chunk, expected in zip(chunks, np.asarray(dense), strict=True):
+    for chunk, expected in zip(chunks, dense, strict=True):
         if chunk.id not in found or not np.abs(found[chunk.id] - expected).max() <= _DENSE_TOLERANCE:
             raise StoreCorruptError(f"copy: the dense vector of {chunk.id!r} is not what was written. Fix: copy again")

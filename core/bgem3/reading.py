@@ -50,12 +50,15 @@ def read_passages(name: str, content: bytes, *, size: int = 1200) -> Iterator[Pa
         size: Characters of a passage, about; paragraphs and rows stay whole where they fit.
 
     Raises:
-        InvalidInputError: an unknown kind, or content that is not of that kind; names the line.
+        InvalidInputError: an unknown kind, content that is not of that kind (names the line), a PDF of more than
+            5,000 pages, or a size below 1.
         MissingExtraError: a PDF, and pypdf is not installed.
     """
     kind = name.rpartition(".")[2].lower()
     if kind not in READERS:
         raise InvalidInputError(f"{name}: unknown kind, expected one of {', '.join(sorted(READERS))}")
+    if size < 1:
+        raise InvalidInputError(f"size: got {size}, expected at least 1 character. Fix: size=1200")
     number = 0
     for text, metadata in READERS[kind](name, content):
         own = metadata.pop("id", None)
@@ -106,9 +109,12 @@ def _pdf(source: str, content: bytes) -> Iterator[_Piece]:
         raise MissingExtraError("pypdf", "pdf", f"{source}: a PDF") from error
     try:
         reader = PdfReader(io.BytesIO(content))
-        pages = [page.extract_text() for page in reader.pages[:_MAX_PAGES]]
+        count = len(reader.pages)
+        pages = [page.extract_text() for page in reader.pages] if count <= _MAX_PAGES else []
     except Exception as error:  # a damaged file raises nearly anything in there
         raise InvalidInputError(f"{source}: not a readable PDF ({type(error).__name__}). Fix: save it anew") from error
+    if count > _MAX_PAGES:
+        raise InvalidInputError(f"{source}: {count:,} pages, at most {_MAX_PAGES:,} are read. Fix: split the file")
     if not any(page.strip() for page in pages):
         raise InvalidInputError(f"{source}: no text in it. Fix: run text recognition on scanned pages first")
     for number, text in enumerate(pages, start=1):

@@ -64,7 +64,7 @@ def score(queries: M3Embeddings, passages: M3Embeddings) -> Scores:
         `(n_queries, n_passages)` float32 per head.
 
     Raises:
-        InvalidInputError: the two come from models of different sizes.
+        InvalidInputError: the two come from models of different sizes, or a text has no token vectors.
     """
     shared = [head for head in HEADS if head in queries.heads and head in passages.heads]
     return Scores(

@@ -134,6 +134,18 @@ def test_a_pdf_without_text():
         read("scan.pdf", pdf_of([""]))
 
 
+def test_a_pdf_of_too_many_pages(monkeypatch):
+    monkeypatch.setattr("bgem3.reading._MAX_PAGES", 2)
+    assert len(read("a.pdf", pdf_of(["one", "two"]))) == 2
+    with pytest.raises(InvalidInputError, match="3 pages, at most 2 are read. Fix: split the file"):
+        read("a.pdf", pdf_of(["one", "two", "three"]))
+
+
+def test_a_size_below_one():
+    with pytest.raises(InvalidInputError, match="size: got 0, expected at least 1"):
+        next(read_passages("a.txt", b"text", size=0))
+
+
 def pdf_of(pages: list[str]) -> bytes:
     """Return a PDF with one line of text a page."""
     from pypdf import PdfWriter

@@ -91,6 +91,8 @@ def tune(
 
     Raises:
         InvalidInputError: fewer than 10 questions.
+        MissingExtraError: the extra `eval` is not installed.
+        StoreWriteError: the folder of the embeddings cannot be written to.
     """
     if len(dataset.queries) < 2 * FOLDS:
         raise InvalidInputError(
