@@ -10,7 +10,7 @@ from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeAlias
 from weakref import finalize
 from zlib import crc32
 
@@ -44,6 +44,10 @@ _KEPT = 0.9
 # The sum over all rows takes 50 ms for 400,000 of them. It is taken when a process has written its part of what was free:
 # so many of them together stay within the bound.
 _WRITERS = 4
+
+
+# key, head, used, size, sum, content
+_Row: TypeAlias = tuple[bytes, Head, int, int, int, bytes]
 
 
 class EmbeddingCache:
@@ -184,10 +188,10 @@ class EmbeddingCache:
                 self._remove_damaged(error)
                 self._insert(rows)
 
-    def _insert(self, rows: Sequence[Sequence[object]]) -> None:
+    def _insert(self, rows: Sequence[_Row]) -> None:
         with self._database.transaction():
             self._database.run_many("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?, ?)", rows)
-            self._room -= sum(len(content) for *_, content in rows)
+            self._room -= sum(size for _, _, _, size, _, _ in rows)
             if self._max_bytes is not None and self._room < 0:
                 self._make_room(self._max_bytes)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
-from hashlib import blake2b
+from hashlib import blake2b, file_digest
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, TextIO
@@ -42,7 +42,6 @@ from bgem3.types import Chunk, IndexSettings
 
 FORMAT = 1
 _MANIFEST, _CHUNKS = "manifest.json", "chunks.jsonl"
-_READ = 1 << 22
 
 
 def export_store(
@@ -283,8 +282,5 @@ def _to_chunk(line: str) -> Chunk:
 
 
 def _digest(path: Path) -> str:
-    digest = blake2b(digest_size=32)
     with path.open("rb") as file:
-        while block := file.read(_READ):
-            digest.update(block)
-    return digest.hexdigest()
+        return file_digest(file, lambda: blake2b(digest_size=32)).hexdigest()

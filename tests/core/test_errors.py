@@ -1,6 +1,6 @@
 """The tree of errors: as its picture says, and whole on the other side of a process."""
 
-import pickle
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,6 @@ KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and is
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_error_passes_between_processes(kind):
     error = kind(*MADE.get(kind, ("what is wrong. Fix: this",)))
-    again = pickle.loads(pickle.dumps(error))
+    again = ForkingPickler.loads(ForkingPickler.dumps(error))
     assert (type(again), str(again), vars(again)) == (kind, str(error), vars(error))
     assert str(error)

@@ -18,12 +18,13 @@ from bgem3.cli.options import (
     ModelOption,
     PrecisionOption,
     open_index,
+    parse_weights,
 )
 from bgem3.cli.output import HEAD_NAMES, console, is_terminal, shortened, table, write_json
 from bgem3.errors import InvalidInputError
 from bgem3.intake import slices
 from bgem3.json_object import parse_object
-from bgem3.types import HEADS, MODES, STRATEGIES, Hits, Weights
+from bgem3.types import HEADS, MODES, STRATEGIES, Hits
 
 if TYPE_CHECKING:
     from bgem3.reading import Passage
@@ -76,7 +77,7 @@ def search(
     k: Annotated[int, typer.Option("-k", min=1, help="Results.")] = 5,
     mode: Annotated[str, typer.Option(help=", ".join(MODES))] = "hybrid",
     strategy: Annotated[str, typer.Option(help=", ".join(STRATEGIES))] = "union",
-    weights: Annotated[str | None, typer.Option(help="Dense, sparse and multi-vector weight, e.g. 1,0.3,1.")] = None,
+    weights: Annotated[str | None, typer.Option(help="As of eval: a preset, 1/0.3/1, or a file of tune.")] = None,
     where: Annotated[str | None, typer.Option(help="""Metadata filter as JSON, e.g. '{"lang": "zh"}'.""")] = None,
     model: ModelOption = "BAAI/bge-m3",
     backend: BackendOption = "auto",
@@ -84,7 +85,12 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Search a collection by meaning, words and details."""
-    options: dict[str, Any] = {"k": k, "mode": mode, "strategy": strategy, "weights": _weights(weights)}
+    options: dict[str, Any] = {
+        "k": k,
+        "mode": mode,
+        "strategy": strategy,
+        "weights": parse_weights(weights) if weights else None,
+    }
     if where is not None:
         options["where"] = parse_object(where, "--where", fix="""--where '{"lang": "zh"}'""")
     query = sys.stdin.read().strip() if query == "-" else query
@@ -134,13 +140,3 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InvalidInputError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def _weights(text: str | None) -> Weights | None:
-    if text is None:
-        return None
-    try:
-        dense, sparse, multi_vector = map(float, text.split(","))
-    except ValueError as error:
-        raise InvalidInputError(f"--weights: got {text!r}, expected three numbers, e.g. 1,0.3,1") from error
-    return Weights(dense, sparse, multi_vector)

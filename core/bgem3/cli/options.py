@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
 from bgem3.cli.output import is_terminal
 from bgem3.errors import InvalidInputError
+from bgem3.types import Weights
 
 if TYPE_CHECKING:
     from bgem3.encoder import M3Encoder
@@ -75,3 +78,25 @@ def index_of(encoder: M3Encoder, store: Store) -> HybridIndex:
     index = HybridIndex(encoder, store)
     reading = encoder.reading_as(index.settings)
     return index if reading is encoder else HybridIndex(reading, store)
+
+
+def parse_weights(text: str) -> Weights:
+    """Return the weights of a preset's name, of `dense/sparse/multi-vector` numbers (or with commas), or of a file of `bgem3 tune`.
+
+    Raises:
+        InvalidInputError: it is none of them.
+    """
+    from bgem3.tuned import Tuned
+
+    if text in ("balanced", "long_document", "lexical"):
+        preset: Weights = getattr(Weights, text)
+        return preset
+    if Path(text).is_file():
+        return Tuned.load(text).weights
+    try:
+        dense, sparse, multi_vector = map(float, re.split("[/,]", text))
+        return Weights(dense, sparse, multi_vector)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(
+            f"weights: got {text!r}, expected balanced, long_document, lexical, three numbers as 1/0.3/1, or a file"
+        ) from error

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar, get_args
 
 import typer
 
-from bgem3.cli.options import BackendOption, JsonOption, ModelOption, load_encoder
+from bgem3.cli.options import BackendOption, JsonOption, ModelOption, load_encoder, parse_weights
 from bgem3.cli.output import is_terminal, write_json_line
 from bgem3.errors import InvalidInputError, TuningWarning
-from bgem3.types import MODES, STRATEGIES, Lexical, Weights
+from bgem3.types import MODES, STRATEGIES, Lexical
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,28 +146,6 @@ def _tell(found: Tuning, out: Path, as_json: bool) -> None:
         f"(difference {found.low:+.3f} to {found.high:+.3f}, p = {found.p:.3f})\n"
         f"written: {out} ({'tuned' if found.trusted else 'default'})\n"
     )
-
-
-def parse_weights(text: str) -> Weights:
-    """Return the weights of a preset's name, of `dense/sparse/multi-vector` numbers, or of a file of `bgem3 tune`.
-
-    Raises:
-        InvalidInputError: it is none of them.
-    """
-    from bgem3.tuned import Tuned
-
-    if text in ("balanced", "long_document", "lexical"):
-        preset: Weights = getattr(Weights, text)
-        return preset
-    if Path(text).is_file():
-        return Tuned.load(text).weights
-    try:
-        dense, sparse, multi_vector = map(float, text.split("/"))
-        return Weights(dense, sparse, multi_vector)
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(
-            f"weights: got {text!r}, expected balanced, long_document, lexical, three numbers as 1/0.3/1, or a file"
-        ) from error
 
 
 def _choices(option: str, text: str, known: tuple[Choice, ...]) -> list[Choice]:

@@ -60,6 +60,8 @@ def test_index_reads_json_lines_from_standard_input(run):
 def test_search_for_people_shows_text_id_and_scores(run, folder):
     run("index", folder)
     shown = run("search", "pump", "--mode", "sparse", "--weights", "0,1,0").stdout
+    assert run("search", "pump", "--mode", "sparse", "--weights", "0/1/0").stdout == shown
+    assert run("search", "pump", "--mode", "sparse", "--weights", "lexical").exit_code == 0
     assert "Part KX-220B" in shown
     assert "en" in shown
 
@@ -69,7 +71,7 @@ def test_search_for_people_shows_text_id_and_scores(run, folder):
     [
         (["--where", "{"], "--where: not JSON"),
         (["--where", "[]"], "--where: expected an object"),
-        (["--weights", "1,2"], "--weights: got '1,2'"),
+        (["--weights", "1,2"], "weights: got '1,2'"),
         (["--mode", "best"], "mode: got 'best'"),
         (["--collection", "other"], "no collection 'other', there are bgem3"),
     ],

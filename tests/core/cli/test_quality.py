@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from bgem3 import Weights
 from bgem3.cli.main import make_app
-from bgem3.cli.quality import parse_weights
+from bgem3.cli.options import parse_weights
 from bgem3.errors import InvalidInputError
 from bgem3.tuned import Tuned
 
