@@ -130,7 +130,7 @@ def ours(folder: Path, max_length: int, backend: str, precision: str) -> Encode:
 
 
 def _result(embeddings: M3Embeddings) -> Result:
-    rows = [embeddings.lexical_weights(row) for row in range(len(embeddings))]
+    rows = embeddings.lexical_rows()
     return {"dense": embeddings.dense, "sparse": rows, "vectors": list(embeddings.multi_vector)}
 
 

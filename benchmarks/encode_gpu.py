@@ -179,7 +179,7 @@ def embedded(embeddings: M3Embeddings) -> Result:
     """Return what was encoded; sparse rows become dictionaries only where `keep` asks for few."""
     result: Result = {"dense": embeddings.dense}
     if len(embeddings) <= COMPARED:
-        result["sparse"] = [embeddings.lexical_weights(row) for row in range(len(embeddings))]
+        result["sparse"] = embeddings.lexical_rows()
         if "multi_vector" in embeddings.heads:
             result["vectors"] = list(embeddings.multi_vector)
     return result

@@ -9,10 +9,10 @@ import numpy as np
 from langchain_core.embeddings import Embeddings
 from scipy.sparse import csr_array
 
-from bgem3.embeddings import M3Embeddings, MultiVectors
-from bgem3.errors import BackendError, InvalidInputError
+from bgem3.embeddings import M3Embeddings, MultiVectors, unit_rows
+from bgem3.errors import BackendError
 from bgem3.lengths import Lengths
-from bgem3.types import HEADS, FloatArray, Head
+from bgem3.types import HEADS, Head
 
 # How long texts are read is the other model's own business; the index wants numbers to compare.
 _LENGTHS = Lengths(max_length=8192, overflow="window", window=8192, window_overlap=64)
@@ -77,32 +77,6 @@ class DenseEncoder:
             sparse=csr_array(np.zeros((n, 1), dtype=np.float32)) if "sparse" in heads else None,
             multi_vector=ones if "multi_vector" in heads else None,
         )
-
-
-def unit_row(vector: Sequence[float], dim: int) -> FloatArray:
-    """Return a vector that a caller gives as `(1, dim)` float32 of norm 1.
-
-    Raises:
-        InvalidInputError: it has another width, or no direction.
-    """
-    try:
-        row = np.array([vector], dtype=np.float32)
-    except (TypeError, ValueError):
-        row = np.empty(0, dtype=np.float32)
-    if row.shape != (1, dim) or not np.isfinite(row).all() or not row.any():
-        raise InvalidInputError(
-            f"embedding: expected {dim} finite numbers, not all 0, got {row.size} numbers. "
-            f"Fix: embeddings.embed_query(text)"
-        )
-    return unit_rows(row)
-
-
-def unit_rows(rows: FloatArray) -> FloatArray:
-    """Scale rows to norm 1; a row of zeros stays."""
-    wide = rows.astype(np.float64)  # squares of numbers that float32 holds
-    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
-    units: FloatArray = np.divide(wide, lengths, out=np.zeros_like(wide), where=lengths > 0).astype(np.float32)
-    return units
 
 
 def _model_name(embedding: Embeddings) -> str:

@@ -36,14 +36,14 @@ def _scored(document: Document, score: float, scores: Mapping[Head, float] | Non
     return document
 
 
-def to_ids(ids: Sequence[str | None] | None, count: int) -> list[str]:
-    """Return one id a text, new where there is none; a list of another length is the index's to refuse.
+def to_ids(ids: Sequence[str | None] | None) -> list[str] | None:
+    """Return ids, new where one is None; without any, and a list of another length, are the index's business.
 
     Raises:
         InvalidInputError: it is one id.
     """
     if ids is None:
-        return [str(uuid4()) for _ in range(count)]
+        return None
     if isinstance(ids, str):
         raise InvalidInputError(f"ids: expected a list of strings, got one str. Fix: [{ids!r}]")
     return [str(uuid4()) if one is None else one for one in ids]

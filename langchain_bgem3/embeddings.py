@@ -53,7 +53,8 @@ class BGEM3Embeddings(EncoderSettings, Embeddings):
 
     Raises:
         CheckpointError, MissingExtraError, BackendError: the model cannot be loaded.
-        InvalidInputError: an option is unknown or out of range.
+        InvalidInputError: an option is out of range.
+        pydantic.ValidationError: a field is unknown, or of another type.
     """
 
     model_kwargs: dict[str, Any] = Field(default_factory=dict, description="As HuggingFaceEmbeddings has them.")

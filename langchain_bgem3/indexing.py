@@ -42,7 +42,8 @@ class BGEM3DocumentIndex(SearchFields, DocumentIndex):
         ['a']
 
     Raises:
-        InvalidInputError: an option is unknown or out of range.
+        InvalidInputError: an option is out of range.
+        pydantic.ValidationError: a field is unknown, or of another type.
     """
 
     def upsert(self, items: Sequence[Document], /, **kwargs: Any) -> UpsertResponse:
@@ -114,10 +115,10 @@ def check_no_more(kwargs: dict[str, Any]) -> None:
 
 def _columns(
     items: Sequence[Document], kwargs: dict[str, Any]
-) -> tuple[list[str], list[str], list[dict[str, Any]] | None]:
+) -> tuple[list[str], list[str] | None, list[dict[str, Any]] | None]:
     check_no_more(kwargs)
     texts = [document.page_content for document in items]
-    ids = to_ids([document.id for document in items], len(texts))
+    ids = to_ids([document.id for document in items])
     return texts, ids, to_metadatas(document.metadata for document in items)
 
 

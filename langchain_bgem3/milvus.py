@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bgem3.errors import MissingExtraError
+from bgem3.stores.milvus_rows import EMPTY_ROW
 from langchain_bgem3.settings import EncoderSettings
 
 try:
@@ -13,12 +14,7 @@ except ImportError as error:
     raise MissingExtraError("langchain-milvus", "langchain-milvus", "BGEM3MilvusSparseEmbeddings") from error
 
 if TYPE_CHECKING:
-    from bgem3.embeddings import M3Embeddings
     from bgem3.shared import SharedEncoder
-
-# Milvus Lite and servers before 2.4.12 refuse an empty row, and a whole insert with it (pymilvus#2673).
-# Id 0 is `<s>`, which no text has a weight for: only two empty rows meet, with a score of 1e-12.
-_EMPTY = {0: 1e-6}
 
 
 class BGEM3MilvusSparseEmbeddings(EncoderSettings, BaseSparseEmbedding):
@@ -40,12 +36,13 @@ class BGEM3MilvusSparseEmbeddings(EncoderSettings, BaseSparseEmbedding):
 
     Raises:
         CheckpointError, MissingExtraError, BackendError: the model cannot be loaded.
-        InvalidInputError: an option is unknown or out of range.
+        InvalidInputError: an option is out of range.
+        pydantic.ValidationError: a field is unknown, or of another type.
     """
 
     def embed_documents(self, texts: list[str]) -> list[dict[int, float]]:
         """Return token id to weight for each text, in order; errors are those of `BGEM3Embeddings`."""
-        return _rows(self.shared.encode(texts, "sparse"))
+        return self.shared.encode(texts, "sparse").lexical_rows(EMPTY_ROW)
 
     def embed_query(self, query: str) -> dict[int, float]:
         """Return token id to weight of one text."""
@@ -53,7 +50,7 @@ class BGEM3MilvusSparseEmbeddings(EncoderSettings, BaseSparseEmbedding):
 
     async def aembed_documents(self, texts: list[str]) -> list[dict[int, float]]:
         """Do what `embed_documents` does, beside the event loop; concurrent callers share forward passes."""
-        return _rows(await self.shared.aencode(texts, "sparse"))
+        return (await self.shared.aencode(texts, "sparse")).lexical_rows(EMPTY_ROW)
 
     async def aembed_query(self, query: str) -> dict[int, float]:
         """Do what `embed_query` does, beside the event loop."""
@@ -61,7 +58,3 @@ class BGEM3MilvusSparseEmbeddings(EncoderSettings, BaseSparseEmbedding):
 
     def _wants(self, shared: SharedEncoder) -> SharedEncoder:
         return shared.want("sparse")
-
-
-def _rows(embeddings: M3Embeddings) -> list[dict[int, float]]:
-    return [embeddings.lexical_weights(row) or dict(_EMPTY) for row in range(len(embeddings))]

@@ -51,7 +51,8 @@ class BGEM3Reranker(EncoderSettings, BaseDocumentCompressor):
 
     Raises:
         CheckpointError, MissingExtraError, BackendError: the model cannot be loaded.
-        InvalidInputError: an option is unknown or out of range.
+        InvalidInputError: an option is out of range.
+        pydantic.ValidationError: a field is unknown, or of another type.
     """
 
     top_n: int | None = Field(default=3, description="Documents kept; None: all.")
@@ -125,7 +126,8 @@ class BGEM3CrossEncoder(EncoderSettings, BaseCrossEncoder):
 
     Raises:
         CheckpointError, MissingExtraError, BackendError: the model cannot be loaded.
-        InvalidInputError: an option is unknown or out of range.
+        InvalidInputError: an option is out of range.
+        pydantic.ValidationError: a field is unknown, or of another type.
     """
 
     weights: SkipValidation[WeightsLike | None] = Field(default=None, description="How much each head counts.")

@@ -12,7 +12,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.vectorstores import VectorStore
 
 from bgem3.intake import check_stream
-from bgem3.types import Lexical, Metadata, Where
+from bgem3.types import Lexical, Metadata
 from langchain_bgem3.documents import to_ids, to_metadatas
 from langchain_bgem3.opening import DEFAULT_COLLECTION, open_index
 from langchain_bgem3.search_fields import SearchFields
@@ -57,7 +57,8 @@ class BGEM3Retriever(SearchFields):
         `chain = {"context": retriever, "question": RunnablePassthrough()} | prompt | model`
 
     Raises:
-        InvalidInputError: an option is unknown or out of range.
+        InvalidInputError: an option is out of range.
+        pydantic.ValidationError: a field is unknown, or of another type.
         InvalidFilterError: a filter does not follow the grammar.
     """
 
@@ -100,7 +101,7 @@ class BGEM3Retriever(SearchFields):
             lexical=lexical,
         )
         retriever = cls(index=index, **fields)
-        index.add(rows, ids=to_ids(ids, len(rows)), metadatas=to_metadatas(metadatas))
+        index.add(rows, ids=to_ids(ids), metadatas=to_metadatas(metadatas))
         return retriever
 
     @classmethod
@@ -126,7 +127,7 @@ class BGEM3Retriever(SearchFields):
         k: int = 4,
         fetch_k: int = 20,
         weights: WeightsLike | None = None,
-        filter: Where | None = None,
+        filter: Any = None,
         head_scores: bool = False,
     ) -> BGEM3RescoringRetriever:
         """Score what any vector store or retriever finds by all three heads.

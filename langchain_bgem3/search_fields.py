@@ -23,7 +23,8 @@ class SearchFields(BaseRetriever):
     """Searches an index; every field but the index may be given to `invoke` for one call.
 
     Raises:
-        InvalidInputError: an option is unknown or out of range.
+        InvalidInputError: an option is out of range.
+        pydantic.ValidationError: a field is unknown, or of another type.
         InvalidFilterError: a filter does not follow the grammar.
     """
 

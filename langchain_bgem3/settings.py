@@ -71,14 +71,3 @@ class EncoderSettings(EncoderFields, BaseModel):
 
     def _options(self) -> dict[str, Any]:
         return super()._options() | {"api_key": None if self.api_key is None else self.api_key.get_secret_value()}
-
-    def __getstate__(self) -> dict[Any, Any]:
-        return super(EncoderSettings, self._bare()).__getstate__()
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        return super(EncoderSettings, self._bare()).__deepcopy__(memo)
-
-    def _bare(self) -> Self:
-        bare = self.model_copy()
-        bare._shared = None
-        return bare

@@ -47,7 +47,8 @@ class BGEM3SparseEmbeddings(EncoderSettings, SparseEmbeddings):
 
     Raises:
         CheckpointError, MissingExtraError, BackendError: the model cannot be loaded.
-        InvalidInputError: an option is unknown or out of range.
+        InvalidInputError: an option is out of range.
+        pydantic.ValidationError: a field is unknown, or of another type.
     """
 
     def embed_documents(self, texts: list[str]) -> list[SparseVector]:
@@ -86,5 +87,4 @@ class BGEM3SparseEmbeddings(EncoderSettings, SparseEmbeddings):
 
 
 def _vectors(embeddings: M3Embeddings) -> list[SparseVector]:
-    rows = [embeddings.lexical_weights(row) for row in range(len(embeddings))]
-    return [SparseVector(indices=list(row), values=list(row.values())) for row in rows]
+    return [SparseVector(indices=list(row), values=list(row.values())) for row in embeddings.lexical_rows()]

@@ -12,11 +12,10 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
-from bgem3.embeddings import M3Embeddings
+from bgem3.embeddings import M3Embeddings, unit_row
 from bgem3.errors import InvalidInputError
 from bgem3.intake import check_stream
 from bgem3.types import MODES, Hit, Lexical, Mode, SearchOptions, Strategy
-from langchain_bgem3.dense_only import unit_row
 from langchain_bgem3.diversity import most_diverse, pool_size
 from langchain_bgem3.documents import to_document, to_ids, to_metadatas
 from langchain_bgem3.indexing import check_no_more
@@ -187,7 +186,7 @@ class BGEM3VectorStore(VectorStore):
         check_no_more(kwargs)
         rows = list(check_stream(texts))
         return self.index.add(
-            rows, ids=to_ids(ids, len(rows)), metadatas=to_metadatas(metadatas or None), show_progress=show_progress
+            rows, ids=to_ids(ids), metadatas=to_metadatas(metadatas or None), show_progress=show_progress
         )
 
     async def aadd_texts(
@@ -204,7 +203,7 @@ class BGEM3VectorStore(VectorStore):
         check_no_more(kwargs)
         rows = list(check_stream(texts))
         return await self.index.aadd(
-            rows, ids=to_ids(ids, len(rows)), metadatas=to_metadatas(metadatas or None), show_progress=show_progress
+            rows, ids=to_ids(ids), metadatas=to_metadatas(metadatas or None), show_progress=show_progress
         )
 
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool:
@@ -380,7 +379,7 @@ class BGEM3VectorStore(VectorStore):
 
     def _nearest(self, vector: Sequence[float], k: int, kwargs: dict[str, Any]) -> list[Hit]:
         options = self._options(k, {**kwargs, "mode": "dense"})
-        row = unit_row(vector, self.index.encoder.dim)
+        row = unit_row(vector, self.index.encoder.dim, "embedding", "embeddings.embed_query(text)")
         return self.index.search_embedded(M3Embeddings(dense=row), **options)[0]
 
     def _diverse(self, hits: Sequence[Hit], options: SearchOptions, k: int, lambda_mult: float) -> list[Document]:

@@ -11,15 +11,15 @@ import numpy as np
 from llama_index.core.schema import BaseNode
 from scipy.sparse import csr_array
 
-from bgem3.embeddings import M3Embeddings, MultiVectors
-from bgem3.errors import DuplicateIdError, InvalidInputError
+from bgem3.embeddings import M3Embeddings, MultiVectors, unit_row, unit_rows
+from bgem3.errors import InvalidInputError
 from bgem3.hybrid import HybridIndex
+from bgem3.ingestion import SLICE_TEXTS
+from bgem3.intake import check_new
 from bgem3.shared import share
 from bgem3.types import HEADS, Chunk, FloatArray, Hits, SearchOptions
 from llamaindex_bgem3.nodes import to_chunk
 
-# Nodes written at a time, as `HybridIndex.add` does.
-_SLICE = 256
 # Vectors of two models are about orthogonal; those of one model, prompts or precisions apart, are near 1.
 _SAME_MODEL = 0.5
 
@@ -105,7 +105,7 @@ def join_queries(embeddings: M3Embeddings) -> M3Embeddings:
         return embeddings
     vectors = embeddings.multi_vector.vectors
     return M3Embeddings(
-        dense=_unit(embeddings.dense.mean(axis=0, keepdims=True)),
+        dense=unit_rows(embeddings.dense.mean(axis=0, keepdims=True)),
         sparse=_largest(embeddings.sparse),
         multi_vector=MultiVectors(vectors, np.array([0, len(vectors)], dtype=np.int64)),
     )
@@ -115,33 +115,23 @@ def _largest(rows: csr_array) -> csr_array:
     return csr_array(reduce(lambda left, right: left.maximum(right), (rows[[i]] for i in range(rows.shape[0]))))
 
 
-def _unit(rows: FloatArray) -> FloatArray:
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    units: FloatArray = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
-    return units
-
-
 def _unit_row(vector: Sequence[float], dim: int) -> FloatArray:
     if len(vector) != dim:
         raise InvalidInputError(
             f"query_embedding: {len(vector)} wide, this index's dense vectors are {dim}: another model made it. "
             f"Fix: embed_model=vector_store.embed_model, or BGEM3VectorStore(..., is_embedding_query=False)"
         )
-    return _unit(np.array([vector], dtype=np.float32))
+    return unit_row(vector, dim, "query_embedding", "embed_model.get_query_embedding(text)")
 
 
 def _unique(nodes: Sequence[BaseNode]) -> list[Chunk]:
     chunks = [to_chunk(node) for node in nodes]
-    seen: set[str] = set()
-    for chunk in chunks:
-        if chunk.id in seen:
-            raise DuplicateIdError(f"nodes: {chunk.id!r} stands twice in one call. Fix: make node ids unique")
-        seen.add(chunk.id)
+    check_new(chunks, {})
     return chunks
 
 
 def _slices(total: int) -> Iterator[slice]:
-    return (slice(start, start + _SLICE) for start in range(0, total, _SLICE))
+    return (slice(start, start + SLICE_TEXTS) for start in range(0, total, SLICE_TEXTS))
 
 
 def _check_same_model(nodes: Sequence[BaseNode], dense: FloatArray) -> None:
@@ -150,7 +140,7 @@ def _check_same_model(nodes: Sequence[BaseNode], dense: FloatArray) -> None:
         return
     widths = {len(nodes[i].get_embedding()) for i in rows}
     if widths == {dense.shape[1]}:
-        given = _unit(np.array([nodes[i].get_embedding() for i in rows], dtype=np.float32))
+        given = unit_rows(np.array([nodes[i].get_embedding() for i in rows], dtype=np.float32))
         if float(np.mean(np.sum(given * dense[rows], axis=1))) > _SAME_MODEL:
             return
     raise InvalidInputError(

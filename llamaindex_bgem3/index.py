@@ -18,6 +18,7 @@ from bgem3.encoder_fields import DEFAULT_MODEL
 from bgem3.errors import InvalidInputError, StoreCorruptError, StoreError
 from bgem3.types import Weights
 from llamaindex_bgem3.embeddings import BGEM3Embedding
+from llamaindex_bgem3.managed import read_storage
 from llamaindex_bgem3.nodes import to_chunk
 from llamaindex_bgem3.retrievers import BGEM3Retriever
 from llamaindex_bgem3.settings import check_only
@@ -25,6 +26,7 @@ from llamaindex_bgem3.settings import check_only
 if TYPE_CHECKING:
     from bgem3.hybrid import HybridIndex
     from bgem3.stores.base import Store
+    from bgem3.stores.memory import MemoryStore
 
 _SNAPSHOT = "bgem3_index.npz"
 _PEER_FILE = "multi_embed_store.pkl"
@@ -178,33 +180,37 @@ class BGEM3Index(BaseIndex[IndexDict]):
 
         Raises:
             StoreError: the folder holds no index, or one of the managed index, which is a pickle.
-            StoreCorruptError: a file is damaged.
+            StoreCorruptError: a file is damaged, or lacks a node.
             IndexMismatchError: it was made with another checkpoint.
         """
         folder = Path(persist_dir)
         if store is None:
             _check_folder(folder)
-        storage = StorageContext.from_defaults(persist_dir=persist_dir)
-        index = cls(
-            index_struct=storage.index_store.index_structs()[0],  # type: ignore[arg-type]  # the one persist wrote
+        storage, struct = read_storage(folder, "Fix: the folder given to persist, or build the index again")
+        return cls(
+            index_struct=struct,
             storage_context=storage,
             model_name=model_name,
             index_name=index_name,
             weights_for_different_modes=weights_for_different_modes,
             embed_model=embed_model,
-            store=store,
+            store=store or _restored(folder / _SNAPSHOT, storage),
             **kwargs,
         )
-        if store is None:
-            index._restore(folder / _SNAPSHOT)
-        return index
 
     async def ainsert_nodes(self, nodes: Sequence[BaseNode], **insert_kwargs: Any) -> None:
         """Insert nodes beside the event loop."""
-        await self.docstore.async_add_documents(nodes, allow_update=True)
-        await self._engine.aadd(nodes)
-        self._note(self._index_struct, nodes)
-        await self._storage_context.index_store.async_add_index_struct(self._index_struct)
+        for node in nodes:
+            if isinstance(node, IndexNode):  # as `insert_nodes`: what cannot be written stays in memory
+                try:
+                    node.model_dump()
+                except ValueError:
+                    self._object_map[node.index_id], node.obj = node.obj, None
+        with self._callback_manager.as_trace("ainsert_nodes"):
+            await self.docstore.async_add_documents(nodes, allow_update=True)
+            await self._engine.aadd(nodes)
+            self._note(self._index_struct, nodes)
+            await self._storage_context.index_store.async_add_index_struct(self._index_struct)
 
     async def adelete_nodes(
         self, node_ids: list[str], delete_from_docstore: bool = False, **delete_kwargs: Any
@@ -230,19 +236,24 @@ class BGEM3Index(BaseIndex[IndexDict]):
         for node in nodes:
             struct.add_node(node, text_id=node.node_id)
 
-    def _restore(self, path: Path) -> None:
-        from llamaindex_bgem3.snapshot import read_snapshot
 
-        snapshot = read_snapshot(path)
-        self.hybrid_index.store.open(snapshot.settings)
-        nodes = {node.node_id: node for node in self.docstore.get_nodes(list(snapshot.ids), raise_error=False)}
-        missing = [one for one in snapshot.ids if one not in nodes]
-        if missing:
-            raise StoreCorruptError(
-                f"{path}: {len(missing)} of {len(snapshot.ids)} nodes are not in the docstore, e.g. {missing[0]!r}. "
-                f"Fix: build the index again from its nodes"
-            )
-        self.hybrid_index.add_embedded([to_chunk(nodes[one]) for one in snapshot.ids], snapshot.embeddings)
+def _restored(path: Path, storage: StorageContext) -> MemoryStore:
+    """Return a store of what `persist` wrote, with the settings it was made with."""
+    from bgem3.stores.memory import MemoryStore
+    from llamaindex_bgem3.snapshot import read_snapshot
+
+    snapshot = read_snapshot(path)
+    nodes = {node.node_id: node for node in storage.docstore.get_nodes(list(snapshot.ids), raise_error=False)}
+    missing = [one for one in snapshot.ids if one not in nodes]
+    if missing:
+        raise StoreCorruptError(
+            f"{path}: {len(missing)} of {len(snapshot.ids)} nodes are not in the docstore, e.g. {missing[0]!r}. "
+            f"Fix: build the index again from its nodes"
+        )
+    store = MemoryStore()
+    store.open(snapshot.settings)
+    store.upsert([to_chunk(nodes[one]) for one in snapshot.ids], snapshot.embeddings)
+    return store
 
 
 def _weights(values: Sequence[float] | None) -> Weights:

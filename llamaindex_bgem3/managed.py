@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from json import JSONDecodeError
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from llama_index.core.data_structs.data_structs import IndexDict
 from llama_index.core.schema import BaseNode
 from llama_index.core.storage.storage_context import StorageContext
 
@@ -51,17 +54,37 @@ def managed_nodes(persist_dir: str | Path) -> list[BaseNode]:
         StoreError: the folder does not hold an index.
         StoreCorruptError: one of its JSON files is damaged, or lacks a node.
     """
-    folder = Path(persist_dir)
+    again = "Fix: the folder given to the managed index's persist, or build the index from the documents"
+    storage, struct = read_storage(Path(persist_dir), again)
+    with _reading(persist_dir, again):
+        places = struct.nodes_dict
+        return storage.docstore.get_nodes([places[place] for place in sorted(places, key=int)])
+
+
+def read_storage(folder: Path, fix: str) -> tuple[StorageContext, IndexDict]:
+    """Return what LlamaIndex persisted in a folder, and its one index.
+
+    Args:
+        folder: The one given to `persist`.
+        fix: Ends the errors.
+
+    Raises:
+        StoreError: the folder does not hold an index.
+        StoreCorruptError: one of its JSON files is damaged.
+    """
     for name in ("docstore.json", "index_store.json"):
         if not (folder / name).is_file():
-            raise StoreError(f"{folder}: no {name}. Fix: the folder given to the managed index's persist")
-    try:
+            raise StoreError(f"{folder}: no {name}. {fix}")
+    with _reading(folder, fix):
         storage = StorageContext.from_defaults(persist_dir=str(folder))
-        places: dict[str, str] = storage.index_store.index_structs()[0].nodes_dict  # type: ignore[attr-defined]  # its dict struct
-        ids = [places[place] for place in sorted(places, key=int)]
-        return storage.docstore.get_nodes(ids)
+        return storage, cast(IndexDict, storage.index_store.index_structs()[0])
+
+
+@contextmanager
+def _reading(folder: str | Path, fix: str) -> Iterator[None]:
+    try:
+        yield
     except (JSONDecodeError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise StoreCorruptError(
-            f"{folder}: not the JSON a managed index writes ({type(error).__name__}: {error}). "
-            f"Fix: build the index from the documents"
+            f"{folder}: not the JSON that LlamaIndex writes ({type(error).__name__}: {error}). {fix}"
         ) from error

@@ -11,6 +11,7 @@ from llama_index.core.callbacks.base import CallbackManager
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
 from llama_index.core.vector_stores.types import MetadataFilters
 
+from bgem3.errors import InvalidInputError
 from bgem3.types import Mode, SearchOptions, Strategy, Weights, make_plan
 from llamaindex_bgem3.nodes import node_filter, to_node
 
@@ -180,4 +181,6 @@ class _RescoringRetriever(BaseRetriever):
 
 
 def _texts(query_bundle: QueryBundle, found: list[NodeWithScore]) -> list[str]:
+    if not query_bundle.embedding_strs:
+        raise InvalidInputError("query: got no text. Fix: query_str='...'")
     return [*query_bundle.embedding_strs, *(one.node.get_content(metadata_mode=MetadataMode.EMBED) for one in found)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
@@ -54,17 +54,6 @@ class EncoderSettings(EncoderFields, BaseModel):
                 fields["model_name"] = model_name
             super().__init__(**fields)
             self._start()
-
-    def __getstate__(self) -> dict[Any, Any]:
-        return super(EncoderSettings, self._bare()).__getstate__()
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        return super(EncoderSettings, self._bare()).__deepcopy__(memo)
-
-    def _bare(self) -> Self:
-        bare = self.model_copy()
-        bare._shared = None
-        return bare
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         # LlamaIndex's own calls __init__, which would load the model before the worker needs it.

@@ -10,7 +10,6 @@ from llama_index.core.bridge.pydantic import Field
 from llamaindex_bgem3.settings import EncoderSettings
 
 if TYPE_CHECKING:
-    from bgem3.embeddings import M3Embeddings
     from bgem3.shared import SharedEncoder
     from llamaindex_bgem3.milvus import BGEM3MilvusSparse
 
@@ -76,11 +75,7 @@ class BGEM3SparseEmbedding(EncoderSettings, BaseSparseEmbedding):
         return (await self._aget_text_embeddings([text]))[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[dict[int, float]]:
-        return _rows(self.shared.encode(texts, "sparse"))
+        return self.shared.encode(texts, "sparse").lexical_rows()
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[dict[int, float]]:
-        return _rows(await self.shared.aencode(texts, "sparse"))
-
-
-def _rows(embeddings: M3Embeddings) -> list[dict[int, float]]:
-    return [embeddings.lexical_weights(row) for row in range(len(embeddings))]
+        return (await self.shared.aencode(texts, "sparse")).lexical_rows()

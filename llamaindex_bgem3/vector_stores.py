@@ -60,7 +60,7 @@ class BGEM3VectorStore(BasePydanticVectorStore):
         rrf_k: Dampens the first ranks under `strategy="rrf"`.
 
     Raises:
-        InvalidInputError: an option is out of range.
+        pydantic.ValidationError: an option is out of range, or of another type.
 
     Example:
         >>> embed_model = BGEM3Embedding()  # doctest: +SKIP

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import overload
@@ -182,6 +182,10 @@ class M3Embeddings:
         part = slice(int(sparse.indptr[row]), int(sparse.indptr[row + 1]))
         return dict(zip(sparse.indices[part].tolist(), sparse.data[part].tolist(), strict=True))
 
+    def lexical_rows(self, empty: Mapping[int, float] | None = None) -> list[dict[int, float]]:
+        """Return the sparse row of each text, as `lexical_weights` does; `empty` in the place of one without a token."""
+        return [self.lexical_weights(row) or dict(empty or {}) for row in range(len(self))]
+
     def to_flag(self) -> dict[str, object]:
         """Return the dictionary that FlagEmbedding's `BGEM3FlagModel.encode` returns.
 
@@ -191,13 +195,40 @@ class M3Embeddings:
         has = self.heads
         return {
             "dense_vecs": self.dense if "dense" in has else None,
-            "lexical_weights": [
-                {str(token): weight for token, weight in self.lexical_weights(i).items()} for i in range(len(self))
-            ]
+            "lexical_weights": [{str(token): weight for token, weight in row.items()} for row in self.lexical_rows()]
             if "sparse" in has
             else None,
             "colbert_vecs": list(self.multi_vector) if "multi_vector" in has else None,
         }
+
+
+def unit_row(vector: Sequence[float], dim: int, name: str, fix: str) -> FloatArray:
+    """Return a vector that a caller gives as `(1, dim)` float32 of norm 1.
+
+    Args:
+        vector: Any numbers.
+        dim: How many there must be.
+        name: What an error calls it.
+        fix: What to pass in its place.
+
+    Raises:
+        InvalidInputError: it has another width, a number that is not finite, or no direction.
+    """
+    try:
+        row = np.array([vector], dtype=np.float32)
+    except (TypeError, ValueError):
+        row = np.empty((1, 0), dtype=np.float32)
+    if row.shape != (1, dim) or not np.isfinite(row).all() or not row.any():
+        raise InvalidInputError(f"{name}: expected {dim} finite numbers, not all 0, got {row.size} numbers. Fix: {fix}")
+    return unit_rows(row)
+
+
+def unit_rows(rows: FloatArray) -> FloatArray:
+    """Return rows scaled to norm 1, float32; a row of zeros stays."""
+    wide = rows.astype(np.float64)  # it holds the squares of what float32 holds
+    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    units: FloatArray = np.divide(wide, lengths, out=np.zeros_like(wide), where=lengths > 0).astype(np.float32)
+    return units
 
 
 def _not_encoded(head: Head) -> HeadNotEncodedError:

@@ -92,6 +92,19 @@ class EncoderFields:
             self.model_name = str(encoder.describe()["model"])
             share(encoder, self._options())
 
+    def __getstate__(self) -> Any:
+        return super(EncoderFields, self._bare()).__getstate__()
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        copied: Self = cast(Any, super(EncoderFields, self._bare())).__deepcopy__(memo)
+        return copied
+
+    def _bare(self) -> Self:
+        """Return a copy without the model, which is no part of what is kept or sent elsewhere."""
+        bare: Self = cast(Any, self).model_copy()
+        bare._shared = None
+        return bare
+
     def _options(self) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in OPTIONS}
         if self.base_url is not None and "model_name" not in self.model_fields_set:

@@ -5,11 +5,12 @@ import pytest
 from llama_index.core import Document, MockEmbedding, StorageContext
 from llama_index.core.indices.base import BaseIndex
 from llama_index.core.llms import MockLLM
-from llama_index.core.schema import TextNode
+from llama_index.core.schema import IndexNode, TextNode
 
 from bgem3 import ChromaStore, Weights
 from bgem3.errors import IndexMismatchError, InvalidInputError, StoreCorruptError, StoreError, StoreWriteError
 from bgem3.scoring import score
+from bgem3.stores.memory import MemoryStore
 from llamaindex_bgem3 import BGEM3Embedding, BGEM3Index
 from tests.llamaindex.conformance import equals, full_node, ids_of, nodes_of, scores_of
 
@@ -223,3 +224,30 @@ def test_settings_of_other_embeddings_do_not_matter(embed_model):
     nodes = [TextNode(id_="a", text="a")]
     MockEmbedding(embed_dim=1)(nodes)
     assert ids_of(BGEM3Index(nodes=nodes, embed_model=embed_model).query("a")) == ["a"]
+
+
+def test_what_was_read_in_short_windows_stays_so(checkpoint, tmp_path):
+    made = BGEM3Embedding(model_name=str(checkpoint), max_length=16)
+    BGEM3Index(nodes=[TextNode(id_="a", text="a cat sleeps")], embed_model=made).persist(str(tmp_path))
+    again = BGEM3Index.load_from_disk(str(tmp_path), embed_model=BGEM3Embedding(model_name=str(checkpoint)))
+    assert again.hybrid_index.settings.max_length == 16
+    with pytest.raises(IndexMismatchError, match="max_length=16, now"):
+        again.insert_nodes([TextNode(id_="b", text="a dog barks")])
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_folder_that_is_missing_or_damaged(kept, index, embed_model, tmp_path):
+    with pytest.raises(StoreError, match=r"no docstore\.json\. Fix: the folder given to persist"):
+        BGEM3Index.load_from_disk(str(tmp_path / "nowhere"), embed_model=embed_model, store=MemoryStore())
+    index.persist(str(tmp_path))
+    (tmp_path / "docstore.json").write_text("{")
+    with pytest.raises(StoreCorruptError, match="not the JSON that LlamaIndex writes"):
+        BGEM3Index.load_from_disk(str(tmp_path), embed_model=embed_model, store=None if kept else MemoryStore())
+
+
+@pytest.mark.parametrize("later", [True, False])
+async def test_an_object_that_cannot_be_written_stays_in_memory(later, embed_model):
+    index = BGEM3Index(nodes=[], embed_model=embed_model)
+    node = IndexNode(id_="a", index_id="a", text="all about cats", obj=BGEM3Index(nodes=[], embed_model=embed_model))
+    await index.ainsert_nodes([node]) if later else index.insert_nodes([node])
+    assert isinstance(index._object_map["a"], BGEM3Index)

@@ -55,5 +55,5 @@ def test_a_folder_without_an_index(tmp_path):
 @pytest.mark.parametrize("content", ["{", "[]", "{}"])
 def test_a_damaged_folder(folder, name, content):
     (folder / name).write_text(content)
-    with pytest.raises(StoreCorruptError, match=r"not the JSON a managed index writes .*Fix"):
+    with pytest.raises(StoreCorruptError, match=r"not the JSON that LlamaIndex writes .*Fix"):
         managed_nodes(folder)

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 from llama_index.core import StorageContext, VectorStoreIndex
-from llama_index.core.schema import IndexNode, QueryBundle, TextNode
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.schema import IndexNode, NodeWithScore, QueryBundle, TextNode
 from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters, VectorStoreQuery, VectorStoreQueryMode
 
 from bgem3 import HybridIndex, MemoryStore, Reranker, Weights
@@ -98,6 +99,21 @@ def test_rescored_candidates(embed_model):
     expected = Reranker(embed_model.shared.encoder, weights=weights).rerank("the dog", texts)
     assert scores_of(outer.retrieve("the dog")) == pytest.approx([one.score for one in expected], abs=1e-5)
     assert ids_of(outer.retrieve("the dog")) == [ids_of(candidates)[one.index] for one in expected]
+
+
+class Everything(BaseRetriever):
+    """Finds one node, whatever is asked."""
+
+    def _retrieve(self, query_bundle):
+        return [NodeWithScore(node=nodes_of("d0")[0], score=1.0)]
+
+
+async def test_a_query_without_a_text(embed_model):
+    retriever = BGEM3Retriever.from_retriever(Everything(), embed_model)
+    with pytest.raises(InvalidInputError, match="query: got no text. Fix: query_str"):
+        retriever.retrieve("")
+    with pytest.raises(InvalidInputError, match="query: got no text"):
+        await retriever.aretrieve("")
 
 
 def test_no_candidates(embed_model):

@@ -208,6 +208,8 @@ def test_chroma_survives_reopening(embed_model, tmp_path):
         (ask(text=None), InvalidInputError, "query_str: mode 'hybrid' needs"),
         (ask("default", text=None), InvalidInputError, "neither a text nor an embedding"),
         (ask("default", query_embedding=[1.0]), InvalidInputError, "query_embedding: 1 wide.*Fix"),
+        (ask("default", query_embedding=[0.0] * 64), InvalidInputError, "expected 64 finite numbers, not all 0"),
+        (ask("default", query_embedding=[float("nan")] * 64), InvalidInputError, "query_embedding: .* finite.*Fix"),
         (
             ask(filters=MetadataFilters(filters=[MetadataFilter(key="a", value="x", operator="in")])),
             InvalidFilterError,

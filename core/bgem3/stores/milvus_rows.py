@@ -16,6 +16,9 @@ from bgem3.stores.facets import to_facets
 from bgem3.stores.milvus_filters import FOLDS, KEY, TEXTS, TOKENS, WORDS, letters
 from bgem3.types import Chunk, FloatArray
 
+# Milvus Lite and servers before 2.4.12 refuse an empty sparse row, and a whole insert with it (pymilvus#2673). In collections
+# of other programs this one stands for it: id 0 is `<s>`, which no text has a weight for; only two of them meet, with 1e-12.
+EMPTY_ROW = {0: 1e-6}
 _MAX_BYTES = 65_535
 _MAX_TOKENS = 4096
 # Longer strings are left out of what `$text_match` sees: in letters they are four times as large.
