@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -48,7 +49,7 @@ class ChatModel:
 
     name: str
     base_url: str | None = None
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     timeout: float = 60.0
 
     @classmethod
@@ -148,7 +149,7 @@ async def quote(question: str, hits: Sequence[Hit], encoder: M3Encoder) -> str:
     if not sentences:
         return _NOTHING
     embeddings = await encoder.aencode([question, *(one for _, one in sentences)])
-    scores = score(embeddings[[0]], embeddings[1:]).combine()[0]
+    scores = (await asyncio.to_thread(score, embeddings[[0]], embeddings[1:])).combine()[0]
     best = np.argsort(-scores, kind="stable")[:_SENTENCES].tolist()
     return "\n\n".join([_QUOTED, *(f"“{sentences[place][1]}” [{sentences[place][0]}]" for place in best)])
 

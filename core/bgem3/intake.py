@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice, zip_longest
 from typing import TypeVar
 from uuid import uuid4
@@ -98,12 +98,17 @@ def check_parts(encoder: object, store: object) -> None:
 
 
 @contextmanager
-def too_long_by_id(chunks: Sequence[Chunk]) -> Iterator[None]:
-    """Have a text that is too long named by its id: its place among those encoded together is not the caller's."""
+def too_long_named(name: Callable[[int], str]) -> Iterator[None]:
+    """Have a text that is too long named by the caller: its place among those encoded together is not the caller's."""
     try:
         yield
     except TextTooLongError as error:
-        raise TextTooLongError(error.position, error.problem, f"text of id {chunks[error.position].id!r}") from error
+        raise TextTooLongError(error.position, error.problem, name(error.position)) from error
+
+
+def too_long_by_id(chunks: Sequence[Chunk]) -> AbstractContextManager[None]:
+    """Have a text that is too long named by its id."""
+    return too_long_named(lambda position: f"text of id {chunks[position].id!r}")
 
 
 def check_text(text: object, name: str) -> str:

@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 
 from bgem3.embeddings import M3Embeddings, MultiVectors
 from bgem3.errors import HeadNotEncodedError, InvalidInputError
-from bgem3.types import HEADS, FloatArray, Weights
+from bgem3.types import HEADS, FloatArray, Head, Weights
 
 # Token vectors of either side that are multiplied at once: 64 MB of similarities at most, unless one text has more.
 _BLOCK = 4096
@@ -30,6 +30,11 @@ class Scores:
     dense: FloatArray | None = None
     sparse: FloatArray | None = None
     multi_vector: FloatArray | None = None
+
+    def pair(self, row: int, column: int) -> dict[Head, float]:
+        """Return the scores of query `row` and passage `column`, of each head that was scored."""
+        parts = ((head, getattr(self, head)) for head in HEADS)
+        return {head: float(part[row, column]) for head, part in parts if part is not None}
 
     def combine(self, weights: Weights = Weights.balanced) -> FloatArray:
         """Return the weighted mean of the heads, `(n_queries, n_passages)` float32.

@@ -1,10 +1,14 @@
 """The reranker against the score formulas, with a real small checkpoint."""
 
+import threading
+from contextlib import closing
+
 import numpy as np
 import pytest
 
+from bgem3 import rerank
 from bgem3.encoder import M3Encoder
-from bgem3.errors import InvalidInputError, InvalidTextError
+from bgem3.errors import InvalidInputError, InvalidTextError, TextTooLongError
 from bgem3.rerank import Reranker
 from bgem3.types import HEADS, Weights
 from tests.support.embeddings import head_scores
@@ -113,3 +117,44 @@ def test_what_is_wrong_is_named_by_its_place(encoder):
 def test_weights_of_another_kind(encoder):
     with pytest.raises(InvalidInputError, match="weights: got .* expected Weights"):
         Reranker(encoder, weights=[1, 0.3, 1])
+
+
+def test_a_text_too_long_is_named_by_its_place(checkpoint):
+    long = "red cat " * 20
+    with closing(M3Encoder.from_pretrained(checkpoint, max_length=16, overflow="error")) as encoder:
+        reranker = Reranker(encoder)
+        with pytest.raises(TextTooLongError, match=r"^texts\[1\]: "):
+            reranker.rerank("red", ["cat", long])
+        with pytest.raises(TextTooLongError, match="^query: "):
+            reranker.rerank(long, ["cat"])
+        with pytest.raises(TextTooLongError, match=r"^pairs\[2\]\[1\]: "):
+            reranker.score_pairs([("red", "cat"), ("red", "cat"), ("cat", long)])
+
+
+async def test_a_text_too_long_is_named_by_its_place_beside_the_event_loop(checkpoint):
+    with (
+        closing(M3Encoder.from_pretrained(checkpoint, max_length=16, overflow="error")) as encoder,
+        pytest.raises(TextTooLongError, match=r"^texts\[0\]: "),
+    ):
+        await Reranker(encoder).arerank("red", ["red cat " * 20])
+
+
+def test_a_text_that_is_no_unicode_is_named_by_its_place(encoder):
+    with pytest.raises(InvalidTextError, match="^query: not valid Unicode"):
+        Reranker(encoder).rerank("\ud800", ["cat"])
+    with pytest.raises(InvalidTextError, match=r"^pairs\[1\]\[0\]: not valid Unicode"):
+        Reranker(encoder).score_pairs([("red", "cat"), ("\ud800", "cat")])
+
+
+async def test_scores_are_computed_beside_the_event_loop(encoder, monkeypatch):
+    threads: list[int] = []
+
+    def noted(queries, passages):
+        threads.append(threading.get_ident())
+        return score(queries, passages)
+
+    score = rerank.score
+    monkeypatch.setattr(rerank, "score", noted)
+    await Reranker(encoder).arerank("red dog", TEXTS)
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads

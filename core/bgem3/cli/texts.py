@@ -64,7 +64,7 @@ def compare(
         raise InvalidInputError(f"texts: got {len(given)}, expected two or more. Fix: bgem3 compare 'a text' 'another'")
     embeddings = load_encoder(model, backend, precision).encode(given)
     scores = score(embeddings[[0]], embeddings[1:])
-    rows = [{"text": text, **_scores(scores, row)} for row, text in enumerate(given[1:])]
+    rows: list[dict[str, Any]] = [{"text": text, **_scores(scores, row)} for row, text in enumerate(given[1:])]
     if as_json:
         write_json({"query": given[0], "passages": rows})
         return
@@ -113,9 +113,8 @@ def _show(text: str, embeddings: M3Embeddings, row: int, encoder: M3Encoder) -> 
         out.print(f"  multi-vector  {count} vectors of {width} numbers")
 
 
-def _scores(scores: Scores, row: int) -> dict[str, Any]:
-    by_head = {str(head): float(getattr(scores, head)[0, row]) for head in HEADS}
-    return {**by_head, "hybrid": float(scores.combine(Weights.balanced)[0, row])}
+def _scores(scores: Scores, row: int) -> dict[Any, float]:
+    return {**scores.pair(0, row), "hybrid": float(scores.combine(Weights.balanced)[0, row])}
 
 
 def _cell(value: float, threshold: float) -> str:
