@@ -15,7 +15,6 @@ from fastapi.staticfiles import StaticFiles
 from starlette.middleware.cors import CORSMiddleware
 
 from bgem3.encoder import M3Encoder
-from bgem3.errors import BGEM3Error
 from bgem3_server.collections import Collections
 from bgem3_server.engine import Engine
 from bgem3_server.guard import Guard, Observe
@@ -36,7 +35,7 @@ def create_app(
     settings: ServerSettings,
     *,
     encoder: M3Encoder | None = None,
-    on_failure: Callable[[BGEM3Error], None] | None = None,
+    on_failure: Callable[[Exception], None] | None = None,
 ) -> FastAPI:
     """Make the server's ASGI application.
 
@@ -88,10 +87,10 @@ async def _page() -> FileResponse:
     return FileResponse(_PAGE / "index.html")
 
 
-async def _load(engine: Engine, on_failure: Callable[[BGEM3Error], None] | None) -> None:
+async def _load(engine: Engine, on_failure: Callable[[Exception], None] | None) -> None:
     await engine.load()
     if engine.failure is not None:
-        log("model not loaded", level="error", error=str(engine.failure))
+        log("model not loaded", level="error", error=f"{type(engine.failure).__name__}: {engine.failure}")
         if on_failure is not None:
             on_failure(engine.failure)
         return

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-import orjson
-
 
 def log(event: str, *, level: Literal["info", "warning", "error"] = "info", **facts: Any) -> None:
     """Write one line."""
     line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "level": level, "event": event, **facts}
-    sys.stderr.write(orjson.dumps(line, default=str).decode() + "\n")
+    # a path may hold half of a surrogate pair, which orjson refuses
+    sys.stderr.write(json.dumps(line, default=str) + "\n")
 
 
 _LEVELS: dict[str, Literal["info", "warning", "error"]] = {

@@ -19,8 +19,8 @@ class Metrics:
         )
         self.under_way = Gauge("bgem3_requests_under_way", "Requests accepted, not answered", registry=self._registry)
         self.refused = Counter("bgem3_requests_refused", "Requests over a limit", ("limit",), registry=self._registry)
-        self.texts = Counter("bgem3_texts", "Texts encoded", registry=self._registry)
-        self.tokens = Counter("bgem3_tokens", "Tokens encoded", registry=self._registry)
+        self.texts = Counter("bgem3_texts", "Texts of accepted requests", registry=self._registry)
+        self.tokens = Counter("bgem3_tokens", "Tokens of accepted requests", registry=self._registry)
         self.ready = Gauge("bgem3_ready", "1 once the model is loaded", registry=self._registry)
 
     def exposition(self) -> bytes:

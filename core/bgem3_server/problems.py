@@ -14,7 +14,11 @@ from bgem3.errors import (
     IndexMismatchError,
     InvalidInputError,
     MissingExtraError,
+    RemoteAccessError,
+    RemoteConnectionError,
+    StoreAccessError,
     StoreClosedError,
+    StoreConnectionError,
     StoreLockedError,
     StoreWriteError,
 )
@@ -29,6 +33,10 @@ _STATUS: tuple[tuple[type[BGEM3Error], int], ...] = (
     (StoreClosedError, 503),
     (StoreWriteError, 507),
     (MissingExtraError, 501),
+    (StoreAccessError, 502),
+    (RemoteAccessError, 502),
+    (StoreConnectionError, 503),
+    (RemoteConnectionError, 503),
 )
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error", 503: "not_ready_error"}
 

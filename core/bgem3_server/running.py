@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import uvicorn
 
-from bgem3.errors import BGEM3Error, InvalidInputError
+from bgem3.errors import InvalidInputError
 from bgem3_server.app import create_app
 from bgem3_server.logs import JSONLines, log
 from bgem3_server.settings import ServerSettings
@@ -29,11 +29,11 @@ def run(settings: ServerSettings, *, host: str, port: int, shutdown_timeout: int
 
     Raises:
         InvalidInputError: the address cannot be listened on.
-        BGEM3Error: the model cannot be loaded.
+        BGEM3Error: the model cannot be loaded; what nobody foresaw is raised as it is.
     """
-    failures: list[BGEM3Error] = []
+    failures: list[Exception] = []
 
-    def give_up(error: BGEM3Error) -> None:
+    def give_up(error: Exception) -> None:
         failures.append(error)
         server.should_exit = True
 

@@ -24,7 +24,7 @@ class Limits:
         max_k: Results of one search.
         max_collections: Collections of one server.
         max_numbers: Numbers of the token vectors of one answer; in base64, which is shorter, eight times as many;
-            for scores, where they stay here, 32 times.
+            for scores, where they stay here, 32 times, which is also the bound of all requests together.
 
     Raises:
         InvalidInputError: a limit below 1.
@@ -40,6 +40,11 @@ class Limits:
     # one text of 8,192 tokens, 1,024 numbers each: 170 MB of JSON
     max_numbers: int = 8 * 2**20
 
+    @property
+    def max_held(self) -> int:
+        """Numbers of token vectors that the requests under way hold together, a gigabyte by default; more wait."""
+        return 32 * self.max_numbers
+
     def __post_init__(self) -> None:
         for name in self.__slots__:
             value = getattr(self, name)
@@ -53,19 +58,22 @@ class ServerSettings:
 
     Attributes:
         model: A folder or a hub id.
-        encoder_options: Further options of `M3Encoder.from_pretrained`.
+        encoder_options: Further options of `M3Encoder.from_pretrained`; not shown, like `api_keys`: one may be a key.
         db: Folder of the collections, or the address of a Qdrant server; None: kept in memory until the end.
         api_keys: Keys of which a request must show one; none: no key is asked for.
         cors_origins: Origins whose pages may call the API; none: no other page may.
         hosts: Names by which requests may call, as the header Host has them; none: any.
         chat: The language model behind the chat; None: passages are quoted.
         limits: What one client may ask.
+
+    Raises:
+        InvalidInputError: a key that no header can carry, or `db` is a file.
     """
 
     model: str = "BAAI/bge-m3"
-    encoder_options: Mapping[str, Any] = field(default_factory=dict)
+    encoder_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     db: str | None = None
-    api_keys: tuple[str, ...] = ()
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
     cors_origins: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     chat: ChatModel | None = None

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from bgem3.chat import ChatModel, split_sentences
+from bgem3 import score
+from bgem3.chat import ChatModel, quote, split_sentences
 from bgem3.errors import ChatModelError, InvalidInputError
+from bgem3.types import Hit
+from bgem3_server.settings import Limits
 from tests.examples.fake_model import fake_model
 from tests.support.servers import Scripted
 
@@ -132,6 +136,31 @@ def test_the_last_turn_must_be_the_users(client):
     client.post("/v1/collections/parts/documents", json={"documents": []})
     body = {"messages": [{"role": "assistant", "content": "Yes?"}]}
     assert client.post("/v1/collections/parts/chat", json=body).status_code == 422
+
+
+def test_more_passages_than_a_search_may_have(make_client):
+    client = make_client(limits=Limits(max_k=1))
+    answer = ask(client, "What fits?")
+    assert answer.status_code == 422
+    assert answer.json()["error"]["limit"] == {"name": "max_k", "value": 1, "got": 2}
+
+
+async def test_sentences_are_scored_beside_the_event_loop(encoder, monkeypatch):
+    threads: list[int] = []
+
+    def noted(queries, passages):
+        threads.append(threading.get_ident())
+        return score(queries, passages)
+
+    monkeypatch.setattr("bgem3.chat.score", noted)
+    said = await quote("What fits?", [Hit("1", TEXTS[0], {}, 1.0, {})], encoder)
+    assert "KX-220B" in said
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
+
+
+def test_a_key_is_not_shown():
+    assert "sk-secret" not in repr(ChatModel("fake", api_key="sk-secret"))
 
 
 def test_an_empty_collection_has_no_answer(client):

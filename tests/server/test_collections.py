@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from bgem3 import ChromaStore, HybridIndex, M3Encoder, MemoryStore
@@ -126,6 +128,30 @@ def test_a_collection_that_another_program_writes_is_not_deleted(make_client, en
         assert answer.status_code == 409
         assert "is writing to collection" in answer.json()["error"]["message"]
         assert index.count() == 1
+
+
+def test_documents_that_are_refused_make_no_collection(client):
+    for document in ({"text": "Tea.", "metadata": {"a": {"b": 1}}}, {"text": "Tea.", "metadata": {"#id": 1}}):
+        answer = client.post("/v1/collections/refused/documents", json={"documents": [document]})
+        assert answer.status_code == 422
+    twice = [{"id": "1", "text": "Tea."}] * 2
+    assert client.post("/v1/collections/refused/documents", json={"documents": twice}).status_code == 422
+    assert client.get("/v1/collections").json() == {"collections": []}
+
+
+def test_documents_are_counted_beside_the_event_loop(client, monkeypatch):
+    threads: list[int] = []
+
+    def noted(self):
+        threads.append(threading.get_ident())
+        return 0
+
+    monkeypatch.setattr(HybridIndex, "count", noted)
+    client.post("/v1/collections/parts/documents", json={"documents": DOCUMENTS})
+    client.get("/v1/collections/parts")
+    client.get("/v1/collections")
+    assert len(threads) == 3
+    assert client.portal.call(threading.get_ident) not in threads
 
 
 def test_collections_are_listed(filled):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import threading
 from hashlib import sha256
 
 import numpy as np
 import openai
 import pytest
 
+from bgem3_server.routes import embeddings
 from bgem3_server.settings import Limits
 
 TEXTS = ["茶叶含有茶氨酸。", "Part KX-220B fits the pump.", "", "tea 😀 tea"]
@@ -70,6 +72,24 @@ def test_a_hundred_texts_keep_their_order(client, encoder):
     texts = [f"text {number} " * (1 + number % 7) for number in range(130)]
     data = client.post("/v1/embeddings", json={"input": texts}).json()["data"]
     np.testing.assert_allclose([item["embedding"] for item in data], encoder.encode(texts).dense, atol=1e-5)
+
+
+def test_many_numbers_are_written_beside_the_event_loop(client, encoder, monkeypatch):
+    threads: list[int] = []
+
+    def noted(*arguments):
+        threads.append(threading.get_ident())
+        return answer(*arguments)
+
+    answer = embeddings._answer
+    monkeypatch.setattr(embeddings, "_answer", noted)
+    body = {"input": "tea " * 100, "heads": ["dense", "multi_vector"]}
+    (item,) = client.post("/v1/embeddings", json=body).json()["data"]
+    assert len(threads) == 1
+    assert client.portal.call(threading.get_ident) not in threads
+    expected = encoder.encode([body["input"]])
+    np.testing.assert_allclose(item["embedding"], expected.dense[0], atol=1e-5)
+    np.testing.assert_allclose(item["multi_vector"], expected.multi_vector[0], atol=1e-5)
 
 
 def test_no_text(client):

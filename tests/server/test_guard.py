@@ -8,9 +8,22 @@ import threading
 import time
 
 import pytest
+from fastapi.testclient import TestClient
 
 from bgem3.chat import ChatModel
-from bgem3.errors import BackendError, InvalidInputError
+from bgem3.errors import (
+    BackendError,
+    CheckpointError,
+    InvalidInputError,
+    MissingExtraError,
+    RemoteAccessError,
+    RemoteConnectionError,
+    StoreAccessError,
+    StoreConnectionError,
+)
+from bgem3_server.app import create_app
+from bgem3_server.collections import Collections
+from bgem3_server.logs import log
 from bgem3_server.settings import Limits, ServerSettings
 
 
@@ -170,6 +183,54 @@ def test_a_failure_nobody_foresaw_says_where_and_not_what(client, encoder, monke
     logged = capsys.readouterr().err
     assert "encoder.py" in logged
     assert "secret" not in logged
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (StoreConnectionError("http://qdrant:6333: no answer"), 503),
+        (StoreAccessError("http://qdrant:6333: refused the key"), 502),
+        (RemoteConnectionError("http://gpu:8080: no answer"), 503),
+        (RemoteAccessError("http://gpu:8080: refused the key"), 502),
+        (MissingExtraError("qdrant-client", "qdrant", "QdrantStore"), 501),
+    ],
+)
+def test_a_server_behind_this_one_that_fails_is_said(client, monkeypatch, error, status):
+    def broken(self):
+        raise error
+
+    monkeypatch.setattr(Collections, "_names", broken)
+    answer = client.get("/v1/collections")
+    assert (answer.status_code, error_of(answer)["message"]) == (status, str(error))
+    assert str(status) in client.get("/openapi.json").json()["paths"]["/v1/collections"]["get"]["responses"]
+
+
+@pytest.mark.parametrize("error", [CheckpointError("torn"), OSError("no disk")])
+def test_a_model_that_cannot_be_loaded_is_told(monkeypatch, capsys, error):
+    def broken(settings):
+        raise error
+
+    monkeypatch.setattr("bgem3_server.engine._load", broken)
+    failures: list[Exception] = []
+    app = create_app(ServerSettings(model="m\udcff"), on_failure=failures.append)
+    with TestClient(app) as client:
+        while not failures:
+            time.sleep(0.01)
+        assert client.get("/ready").json() == {"status": "failed"}
+        assert error_of(client.get("/v1/info"))["message"].startswith("The model could not be loaded")
+    assert failures == [error]
+    (line,) = [line for line in map(json.loads, capsys.readouterr().err.splitlines()) if line["level"] == "error"]
+    assert line["error"] == f"{type(error).__name__}: {error}"
+
+
+def test_a_path_that_is_no_unicode_can_be_logged(capsys):
+    log("ready", model="/models/m\udcff")
+    assert json.loads(capsys.readouterr().err)["model"] == "/models/m\udcff"
+
+
+def test_keys_are_not_shown():
+    shown = repr(ServerSettings(api_keys=("first-key",), encoder_options={"api_key": "second-key"}))
+    assert "-key" not in shown
 
 
 def test_a_forward_pass_that_fails(client, encoder, monkeypatch):

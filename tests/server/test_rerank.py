@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numpy as np
 import pytest
 
-from bgem3 import Reranker, Weights, score, scoring
-from bgem3_server.routes import rerank
+from bgem3 import Reranker, Weights, rerank, score, scoring
+from bgem3_server import routes
 from bgem3_server.settings import Limits
 
 QUERY = "Which part fits the pump?"
@@ -34,6 +35,13 @@ def test_rerank_weights(client, encoder):
     body = {"query": QUERY, "documents": DOCUMENTS, "weights": {"dense": 0, "sparse": 1, "multi_vector": 0}}
     results = client.post("/v1/rerank", json=body).json()["results"]
     assert all(result["relevance_score"] == result["scores"]["sparse"] for result in results)
+
+
+def test_equal_documents_keep_their_order_and_score(client):
+    documents = [DOCUMENTS[1]] * 3 + [DOCUMENTS[0]] + [DOCUMENTS[1]] * 9
+    results = client.post("/v1/rerank", json={"query": QUERY, "documents": documents}).json()["results"]
+    assert [result["index"] for result in results] == [0, 1, 2, *range(4, 13), 3]
+    assert len({result["relevance_score"] for result in results[:12]}) == 1
 
 
 def test_rerank_nothing(client):
@@ -75,7 +83,7 @@ def test_scores_are_computed_beside_the_event_loop_once_a_left_text(client, monk
         threads.append(threading.get_ident())
         return score(queries, passages)
 
-    for module in (rerank, scoring):
+    for module in (rerank, routes.rerank, scoring):
         monkeypatch.setattr(module, "score", noted)
     pairs = [[left, right] for right in DOCUMENTS for left in (QUERY, "pump")]
     client.post("/v1/score", json={"pairs": pairs})
@@ -130,6 +138,47 @@ def test_inspect_shows_tokens_and_their_matches(client, encoder):
     np.testing.assert_allclose(answer["similarity"], expected, atol=1e-4)
     assert answer["best"] == expected.argmax(axis=1).tolist()
     assert answer["scores"]["multi_vector"] == pytest.approx(expected.max(axis=1).mean(), abs=1e-5)
+
+
+def test_token_vectors_of_all_requests_together_have_a_bound(make_client, encoder, monkeypatch):
+    # room for 32 tokens, of which each request needs more than half
+    client = make_client(limits=Limits(max_numbers=encoder.multi_dim))
+    ranked, running, most = routes.rerank.ranked, [], []
+
+    def slow(*arguments):
+        running.append(1)
+        most.append(len(running))
+        begun.set()
+        go.wait()
+        running.pop()
+        return ranked(*arguments)
+
+    begun, go = threading.Event(), threading.Event()
+    monkeypatch.setattr(routes.rerank, "ranked", slow)
+    statuses: list[int] = []
+
+    def ask() -> None:
+        statuses.append(client.post("/v1/rerank", json={"query": "a", "documents": ["a " * 20]}).status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    begun.wait()
+    while client.app.state.parts.metrics.under_way._value.get() < 3:
+        time.sleep(0.01)
+    # who asks for no token vectors waits for nobody
+    assert client.post("/v1/embeddings", json={"input": "tea"}).status_code == 200
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert statuses == [200] * 3
+    assert most == [1, 1, 1]
+
+
+def test_inspect_counts_before_it_encodes(client, encoder, monkeypatch):
+    monkeypatch.setattr(encoder._backend, "forward", None)
+    answer = client.post("/v1/inspect", json={"query": "tea " * 600, "passage": "tea"})
+    assert (answer.status_code, answer.json()["error"]["limit"]["name"]) == (422, "max_inspect_tokens")
 
 
 def test_inspect_too_much(client):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import orjson
-from fastapi import APIRouter, Path
+from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 from pydantic import ConfigDict, Field
 
@@ -16,12 +16,11 @@ from bgem3.redact import without_user
 from bgem3.types import Hits
 from bgem3_server.json_body import StrictRoute, scalar_values
 from bgem3_server.logs import log
-from bgem3_server.parts import ERRORS, Parts, ServerParts
+from bgem3_server.parts import ERRORS, Name, Parts, ServerParts, check_k
 from bgem3_server.problems import ApiError
-from bgem3_server.schemas import QUERY, Body, ErrorAnswer
+from bgem3_server.schemas import QUERY, Body
 
-_ERRORS = ERRORS | {502: {"model": ErrorAnswer, "description": "The language model gave no answer"}}
-router = APIRouter(route_class=StrictRoute, responses=_ERRORS)
+router = APIRouter(route_class=StrictRoute, responses=ERRORS)
 
 
 class Message(Body):
@@ -45,14 +44,13 @@ class ChatBody(Body):
 
 
 @router.post("/v1/collections/{name}/chat", response_class=StreamingResponse)
-async def chat(
-    name: Annotated[str, Path(description="The collection's name.", examples=["tea"])], body: ChatBody, parts: Parts
-) -> StreamingResponse:
+async def chat(name: Name, body: ChatBody, parts: Parts) -> StreamingResponse:
     """Answer the last question from a collection.
 
     Events: `sources` (the passages, numbered from 1), `text` (pieces of the answer), then `done` or `error`.
     Without a language model the answer quotes the passages.
     """
+    check_k(body.k, parts.settings.limits)
     turns = [Turn(message.role, message.content) for message in body.messages]
     await parts.engine.check([turn.content for turn in turns])
     model = parts.settings.chat

@@ -8,20 +8,20 @@ from dataclasses import asdict
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from bgem3.encoder import M3Encoder
 from bgem3.errors import BGEM3Error
+from bgem3.intake import checked_chunks
 from bgem3.types import Chunk, Head, Hits, Mode, Strategy
 from bgem3_server.json_body import JSON, StrictRoute, scalar_values
-from bgem3_server.parts import ERRORS, Parts, ServerParts
-from bgem3_server.problems import ApiError, over_limit
+from bgem3_server.parts import ERRORS, Name, Parts, ServerParts, check_k
+from bgem3_server.problems import ApiError
 from bgem3_server.schemas import QUERY, TEXTS, Body, WeightsBody, weights_of
 from bgem3_server.tokens import matching_pieces
 
 router = APIRouter(prefix="/v1/collections", route_class=StrictRoute, responses=ERRORS)
-Name = Annotated[str, Path(description="The collection's name.", examples=["tea"])]
 
 
 class DocumentBody(Body):
@@ -181,11 +181,13 @@ async def delete_collection(name: Name, parts: Parts) -> JSON:
 async def add_documents(name: Name, body: AddBody, parts: Parts) -> JSON:
     """Add documents, making the collection where there is none; one with an id that exists is replaced whole."""
     texts = [one.text for one in body.documents]
-    await parts.engine.check(texts)
-    index = await parts.collections.get(name, create=True)
     ids = [one.id or str(uuid4()) for one in body.documents]
-    await index.aadd(texts, ids=ids, metadatas=[one.metadata for one in body.documents])
-    return JSON({"ids": ids, "count": index.count()})
+    metadatas = [one.metadata for one in body.documents]
+    await parts.engine.check(texts)
+    checked_chunks(texts, ids, metadatas)  # what is refused leaves no new collection
+    index = await parts.collections.get(name, create=True)
+    await index.aadd(texts, ids=ids, metadatas=metadatas)
+    return JSON({"ids": ids, "count": await asyncio.to_thread(index.count)})
 
 
 @router.get("/{name}/documents", response_model=Documents)
@@ -205,9 +207,7 @@ async def delete_documents(name: Name, body: DeleteBody, parts: Parts) -> JSON:
 @router.post("/{name}/search", response_model=SearchAnswer, response_model_exclude_none=True)
 async def search(name: Name, body: SearchBody, parts: Parts) -> JSON:
     """Search by meaning, words and details; every hit carries the raw score of each head."""
-    limit = parts.settings.limits.max_k
-    if body.k > limit:
-        raise over_limit(422, "max_k", limit, body.k, "results")
+    check_k(body.k, parts.settings.limits)
     await parts.engine.check([body.query])
     index = await parts.collections.get(name)
     started = time.perf_counter()
@@ -237,7 +237,7 @@ async def _listed(name: str, parts: ServerParts) -> dict[str, Any]:
 
 async def _view(name: str, parts: ServerParts) -> dict[str, Any]:
     index = await parts.collections.get(name)
-    return {"name": name, "count": index.count()}
+    return {"name": name, "count": await asyncio.to_thread(index.count)}
 
 
 def _document(chunk: Chunk) -> dict[str, Any]:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import orjson
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from bgem3.embeddings import M3Embeddings
 from bgem3.types import HEADS, FloatArray, Head, IntArray
-from bgem3_server.engine import Engine
+from bgem3_server.engine import Encoded, Engine
 from bgem3_server.json_body import JSON, StrictRoute
 from bgem3_server.parts import ERRORS, Parts, check_model
 from bgem3_server.problems import ApiError
 from bgem3_server.schemas import TEXTS, Usage
 
-router = APIRouter(route_class=StrictRoute)
+router = APIRouter(route_class=StrictRoute, responses=ERRORS)
+# Rows that are written faster than a thread is called.
+_FEW = 64
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Base64 = Annotated[str, Field(description="Base64 of little-endian float32.")]
 
@@ -73,7 +77,7 @@ class EmbeddingsAnswer(BaseModel):
     usage: Usage
 
 
-@router.post("/v1/embeddings", response_model=EmbeddingsAnswer, response_model_exclude_none=True, responses=ERRORS)
+@router.post("/v1/embeddings", response_model=EmbeddingsAnswer, response_model_exclude_none=True)
 async def embeddings(body: EmbeddingsBody, parts: Parts) -> JSON:
     """Encode texts: the dense vectors, and in the same pass the other heads that `heads` names."""
     model = check_model(body.model, parts.engine)
@@ -83,10 +87,17 @@ async def embeddings(body: EmbeddingsBody, parts: Parts) -> JSON:
         raise ApiError(422, f"dimensions: got {body.dimensions}, this model has {dim}. Fix: leave it out")
     write, times = (_base64, 8) if body.encoding_format == "base64" else (_numbers, 1)
     most = parts.settings.limits.max_numbers * times
-    encoded = await parts.engine.encode(texts, [head for head in HEADS if head in body.heads], max_numbers=most)
-    data = [_item(encoded.embeddings, row, write) for row in range(len(texts))]
-    usage = {"prompt_tokens": encoded.tokens, "total_tokens": encoded.tokens}
-    return JSON({"object": "list", "data": data, "model": model, "usage": usage})
+    heads = [head for head in HEADS if head in body.heads]
+    async with parts.engine.encode(texts, heads, max_numbers=most) as encoded:
+        rows = encoded.tokens if "multi_vector" in heads else len(texts)
+        if rows <= _FEW:
+            return _answer(encoded, model, write)
+        return await asyncio.to_thread(_answer, encoded, model, write)
+
+
+def _answer(encoded: Encoded, model: str, write: Callable[[FloatArray], object]) -> JSON:
+    data = [_item(encoded.embeddings, row, write) for row in range(len(encoded.embeddings))]
+    return JSON({"object": "list", "data": data, "model": model, "usage": encoded.usage})
 
 
 def _texts(body: EmbeddingsBody, engine: Engine) -> list[str] | list[IntArray]:
@@ -120,9 +131,14 @@ def _item(embeddings: M3Embeddings, row: int, write: Callable[[FloatArray], obje
     return item
 
 
-def _base64(array: FloatArray) -> str:
-    return base64.b64encode(array.astype("<f4", copy=False).tobytes()).decode("ascii")
+def _base64(array: FloatArray) -> orjson.Fragment:
+    return orjson.Fragment(b'"%b"' % base64.b64encode(array.astype("<f4", copy=False).tobytes()))
 
 
-def _numbers(array: FloatArray) -> FloatArray:
-    return np.ascontiguousarray(array)
+def _numbers(array: FloatArray) -> FloatArray | list[object]:
+    """Return what JSON makes numbers of; row by row, since no other thread runs while orjson writes."""
+    if array.ndim == 1:
+        return np.ascontiguousarray(array)
+    return [
+        orjson.Fragment(orjson.dumps(np.ascontiguousarray(row), option=orjson.OPT_SERIALIZE_NUMPY)) for row in array
+    ]

@@ -7,14 +7,13 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from bgem3.scoring import score
-from bgem3.types import HEADS
 from bgem3_server.json_body import JSON, StrictRoute
 from bgem3_server.parts import ERRORS, Parts
 from bgem3_server.problems import over_limit
 from bgem3_server.schemas import TEXTS, Body, WeightsBody, weights_of
 from bgem3_server.tokens import Reading, read
 
-router = APIRouter(route_class=StrictRoute)
+router = APIRouter(route_class=StrictRoute, responses=ERRORS)
 # A map of more cells is neither drawn nor read by anyone.
 _MAX_TOKENS = 512
 
@@ -51,28 +50,27 @@ class InspectAnswer(BaseModel):
     scores: dict[str, float]
 
 
-@router.post("/v1/inspect", response_model=InspectAnswer, responses=ERRORS)
+@router.post("/v1/inspect", response_model=InspectAnswer)
 async def inspect(body: InspectBody, parts: Parts) -> JSON:
     """Show each token's lexical weight, and which tokens of the passage each token of the query finds."""
     weights = weights_of(body.weights)
-    encoded = (await parts.engine.encode([body.query, body.passage])).embeddings
-    query, passage = (
-        read(parts.engine.encoder, text, encoded[[i]]) for i, text in enumerate((body.query, body.passage))
-    )
-    limit = min(_MAX_TOKENS, parts.engine.encoder.lengths.max_length)
-    for one in (query, passage):
-        if len(one.ids) + 1 > limit:
-            raise over_limit(422, "max_inspect_tokens", limit, len(one.ids) + 1, "tokens")
+    texts = [body.query, body.passage]
+    encoder = parts.engine.encoder
+    limit, longest = min(_MAX_TOKENS, encoder.lengths.max_length), max(await parts.engine.lengths(texts))
+    if longest > limit:
+        raise over_limit(422, "max_inspect_tokens", limit, longest, "tokens")
+    async with parts.engine.encode(texts) as found:
+        encoded = found.embeddings
+    query, passage = (read(encoder, text, encoded[[i]]) for i, text in enumerate(texts))
     similarity = encoded.multi_vector[0] @ encoded.multi_vector[1].T
     scores = score(encoded[[0]], encoded[[1]])
-    by_head = {head: float(getattr(scores, head)[0, 0]) for head in HEADS}
     return JSON(
         {
             "query": _views(query, passage),
             "passage": _views(passage, query),
             "similarity": np.round(similarity, 4),
             "best": similarity.argmax(axis=1),
-            "scores": {**by_head, "hybrid": float(scores.combine(weights)[0, 0])},
+            "scores": {**scores.pair(0, 0), "hybrid": float(scores.combine(weights)[0, 0])},
         }
     )
 

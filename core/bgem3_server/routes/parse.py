@@ -13,7 +13,7 @@ from bgem3.reading import read_passages
 from bgem3_server.json_body import JSON
 from bgem3_server.parts import ERRORS
 
-router = APIRouter()
+router = APIRouter(responses=ERRORS)
 
 
 class Passage(BaseModel):
@@ -30,7 +30,7 @@ class ParseAnswer(BaseModel):
     documents: list[Passage]
 
 
-@router.post("/v1/parse", response_model=ParseAnswer, responses=ERRORS)
+@router.post("/v1/parse", response_model=ParseAnswer)
 async def parse(
     filename: Annotated[str, Query(max_length=255, description="Its ending tells the kind.", examples=["tea.md"])],
     content: Annotated[bytes, Body(media_type="application/octet-stream")],

@@ -12,6 +12,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from bgem3.embeddings import M3Embeddings
+from bgem3.rerank import ranked
 from bgem3.scoring import Scores, score, score_pairs
 from bgem3.types import HEADS, Head, Weights
 from bgem3_server.json_body import JSON, StrictRoute
@@ -19,11 +20,9 @@ from bgem3_server.parts import ERRORS, Parts, check_model
 from bgem3_server.problems import ApiError, over_limit
 from bgem3_server.schemas import QUERY, TEXTS, Body, Usage, WeightsBody, weights_of
 
-router = APIRouter(route_class=StrictRoute)
+router = APIRouter(route_class=StrictRoute, responses=ERRORS)
 # Numbers of one answer: four scores each of 250,000 pairs are 20 MB of JSON.
 _MAX_PAIRS = 250_000
-# Times `max_numbers` that the token vectors may have while they are scored: a gigabyte.
-_HELD = 32
 
 
 class RerankDocument(BaseModel):
@@ -99,25 +98,23 @@ class ScoreAnswer(BaseModel):
     usage: Usage
 
 
-@router.post("/v1/rerank", response_model=RerankAnswer, responses=ERRORS)
+@router.post("/v1/rerank", response_model=RerankAnswer)
 async def rerank(body: RerankBody, parts: Parts) -> JSON:
     """Put documents in the order of their score against a query: the weighted mean of the three heads."""
     model = check_model(body.model, parts.engine)
     texts = [one if isinstance(one, str) else one.text for one in body.documents]
-    encoded = await parts.engine.encode([body.query, *texts], max_numbers=_HELD * parts.settings.limits.max_numbers)
-    scores = await asyncio.to_thread(_all, encoded.embeddings, [0], range(1, len(texts) + 1))
-    total = scores.combine(weights_of(body.weights))[0]
+    weights = weights_of(body.weights)
+    async with parts.engine.encode([body.query, *texts], max_numbers=parts.settings.limits.max_held) as encoded:
+        found = await asyncio.to_thread(ranked, encoded.embeddings, texts, weights, body.top_n)
     results: list[dict[str, Any]] = []
-    for place in np.argsort(-total, kind="stable")[: body.top_n].tolist():
-        by_head = {head: float(getattr(scores, head)[0, place]) for head in HEADS}
-        results.append({"index": place, "relevance_score": float(total[place]), "scores": by_head})
+    for one in found:
+        results.append({"index": one.index, "relevance_score": one.score, "scores": one.scores})
         if body.return_documents:
-            results[-1]["document"] = {"text": texts[place]}
-    usage = {"prompt_tokens": encoded.tokens, "total_tokens": encoded.tokens}
-    return JSON({"id": uuid4().hex, "model": model, "object": "list", "results": results, "usage": usage})
+            results[-1]["document"] = {"text": one.text}
+    return JSON({"id": uuid4().hex, "model": model, "object": "list", "results": results, "usage": encoded.usage})
 
 
-@router.post("/v1/score", response_model=ScoreAnswer, responses=ERRORS)
+@router.post("/v1/score", response_model=ScoreAnswer)
 async def score_texts(body: ScoreBody, parts: Parts) -> JSON:
     """Score pairs, or all queries against all passages, by each head."""
     weights = weights_of(body.weights)
@@ -133,11 +130,11 @@ async def score_texts(body: ScoreBody, parts: Parts) -> JSON:
     else:
         raise ApiError(422, 'expected either pairs, or queries and passages. Fix: {"pairs": [[query, passage]]}')
     places = {text: place for place, text in enumerate(dict.fromkeys([*left, *right]))}
-    encoded = await parts.engine.encode(list(places), max_numbers=_HELD * parts.settings.limits.max_numbers)
     rows, columns = [places[text] for text in left], [places[text] for text in right]
-    scores = await asyncio.to_thread(_all if body.pairs is None else score_pairs, encoded.embeddings, rows, columns)
-    usage = {"prompt_tokens": encoded.tokens, "total_tokens": encoded.tokens}
-    return JSON({"scores": _heads(scores, weights, flat=body.pairs is not None), "usage": usage})
+    compute = _all if body.pairs is None else score_pairs
+    async with parts.engine.encode(list(places), max_numbers=parts.settings.limits.max_held) as encoded:
+        scores = await asyncio.to_thread(compute, encoded.embeddings, rows, columns)
+    return JSON({"scores": _heads(scores, weights, flat=body.pairs is not None), "usage": encoded.usage})
 
 
 def _all(embeddings: M3Embeddings, rows: Sequence[int], columns: Sequence[int]) -> Scores:
