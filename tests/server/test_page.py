@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -131,7 +133,8 @@ def test_compare(page: Page):
     assert maps.locator("h2").all_inner_texts() == ["Hybrid", "Dense", "Sparse", "Multi-vector"]
     dense = maps.nth(1)
     expect(dense.locator("td.cell")).to_have_count(49)
-    assert dense.locator("td.cell").first.inner_text() == "1.00"
+    assert dense.locator("td.cell").first.text_content() == "1.00 related"
+    expect(page.locator("#compare-said")).to_have_text("7 texts compared: 4 maps")
     check(page, "compare")
 
     page.get_by_label("Highly related from").fill("0")
@@ -156,6 +159,43 @@ def test_compare_own_texts(page: Page):
     page.get_by_role("button", name="Compare", exact=True).click()
     expect(page.locator("#compare-problem")).to_be_visible()
     expect(page.locator("#compare-result")).to_be_hidden()
+
+
+@once
+def test_maps_are_numbered_as_the_texts(page: Page):
+    texts = page.locator("#compare-texts textarea")
+    texts.nth(0).fill("")
+    texts.nth(3).fill("  ")
+    page.get_by_role("button", name="Compare", exact=True).click()
+    rows = page.locator("#compare-maps article").first.locator("tbody th")
+    expect(rows).to_have_text(["2", "3", "5", "6", "7"])
+    expect(page.locator("#compare-maps article").first.locator("thead th")).to_have_text(["2", "3", "5", "6", "7"])
+
+
+@once
+def test_numbers_have_no_minus_before_zero(page: Page):
+    shown = page.evaluate("""async () => {
+      const { fixed } = await import("/page/dom.js");
+      return [fixed(-0.004), fixed(-0.004, 3), fixed(-0.0004, 3), fixed(-0.006), fixed(0.004, 3)];
+    }""")
+    assert shown == ["0.00", "-0.004", "0.000", "-0.01", "0.004"]
+
+
+@once
+def test_the_state_of_the_model_is_told(page: Page):
+    states = (
+        ({"json": {"status": "loading"}}, "Loading the model …"),
+        ({"json": {"status": "failed"}}, "The model could not be loaded: the server’s log says why"),
+        ({"body": "Bad gateway"}, "The server does not answer"),
+    )
+    # a page of its own: here the console complains of 503
+    other = page.context.new_page()
+    for answer, text in states:
+        other.route("**/ready", partial(Route.fulfill, status=503, **answer))
+        other.goto(page.url)
+        expect(other.locator("#status")).to_have_text(text)
+        other.unroute("**/ready")
+    other.wait_for_selector("html[data-ready]", state="attached")
 
 
 @once
@@ -185,6 +225,11 @@ def test_inspect(page: Page):
     rows = page.locator("#inspect-result tbody tr")
     for row in rows.all():
         expect(row.locator(".best")).to_have_count(1)
+        expect(row.locator(".best")).to_contain_text("best")
+    expect(shared.first).to_have_attribute("title", re.compile(", in both texts$"))
+    expect(page.locator("#inspect-said")).to_have_text(
+        f"{len(rows.all())} and {rows.first.locator('td').count()} tokens"
+    )
     check(page, "inspect")
 
 
@@ -201,6 +246,10 @@ def test_search(page: Page, tmp_path: Path):
     expect(hits).to_have_count(3)
     assert hits.first.locator("mark.word").count() > 0
     assert hits.first.locator(".bar-part").count() == 3
+    expect(hits.first.locator("mark.word").first).to_have_attribute("title", re.compile("^in the query too"))
+    expect(page.locator("#search-said")).to_have_text("3 hits")
+    tops = [page.locator(f"#search-{name}").bounding_box()["y"] for name in ("collection", "query")]
+    assert tops[0] == tops[1] or page.window == "phone-dark"
     assert page.locator(".stages").get_by_text("encode").is_visible()
     check(page, "search")
 
@@ -214,6 +263,47 @@ def test_search(page: Page, tmp_path: Path):
     page.get_by_role("button", name="Search", exact=True).click()
     expect(page.locator("#search-problem")).to_contain_text("write key=value")
     expect(page.locator("#search-result")).to_be_hidden()
+
+
+@once
+def test_shares_are_those_of_a_weighted_mean(page: Page):
+    add_documents(page, "shares", {"text": "Tea calms."})
+    page.get_by_role("tab", name="Search").click()
+    page.locator("#search-collection").select_option("shares")
+    page.get_by_label("Query").last.fill("tea")
+    unfold(page.locator("#options"))
+    for mode, strategy, bars in (
+        ("hybrid", "union", 1),
+        ("hybrid", "cascade", 1),
+        ("hybrid", "rrf", 0),
+        ("dense", "union", 0),
+        ("multi_vector", "union", 0),
+    ):
+        page.locator("#search-mode").select_option(mode)
+        page.locator("#search-strategy").select_option(strategy)
+        with page.expect_response("**/search"):
+            page.get_by_role("button", name="Search", exact=True).click()
+        expect(page.locator("#search-said")).to_have_text("1 hit")
+        expect(page.locator(".hit .split")).to_have_count(bars)
+
+
+@once
+def test_a_name_is_part_of_a_path(page: Page):
+    listed = {"collections": [{"name": "a b?c#d", "count": 1}]}
+    page.route("**/v1/collections", lambda route: route.fulfill(json=listed))
+    page.reload()
+    page.wait_for_selector("html[data-ready]", state="attached")
+    for tab, box, button, end in (("search", "Query", "Search", "search"), ("chat", "Question", "Ask", "chat")):
+        page.get_by_role("tab", name=tab.title()).click()
+        page.get_by_label(box).last.fill("tea")
+        with page.expect_request(f"**/v1/collections/a%20b%3Fc%23d/{end}"):
+            page.get_by_role("button", name=button, exact=True).click()
+        expect(page.locator(f"#{tab}-problem")).to_contain_text("none is called 'a b?c#d'")
+    page.get_by_role("tab", name="Search").click()
+    unfold(page.locator("#options"))
+    page.once("dialog", lambda dialog: dialog.accept())
+    with page.expect_request("**/v1/collections/a%20b%3Fc%23d"):
+        page.get_by_role("button", name="Delete the collection").click()
 
 
 def test_search_own_files(page: Page, tmp_path: Path):

@@ -1,7 +1,7 @@
 // Fill a collection: files, pasted text or the samples, a few documents at a time so that the bar is true.
 
 import { call } from "./api.js";
-import { listCollections } from "./collections.js";
+import { collectionPath, listCollections } from "./collections.js";
 import { attempt, byId, onSubmit } from "./dom.js";
 
 const AT_ONCE = 16;
@@ -43,7 +43,7 @@ async function chosenDocuments() {
   if (empty) throw new Error(`${empty.name} is empty.`);
   const documents = [];
   for (const file of files) {
-    say(`Reading ${file.name} …`, documents.length, undefined);
+    say(`Reading ${file.name} …`);
     documents.push(...(await call("POST", `v1/parse?filename=${encodeURIComponent(file.name)}`, file)).documents);
   }
   return documents;
@@ -54,7 +54,7 @@ async function add(documents) {
   checkIds(documents);
   for (let done = 0; done < documents.length; done += AT_ONCE) {
     say(`${done} of ${documents.length} passages`, done, documents.length);
-    await call("POST", `v1/collections/${encodeURIComponent(name)}/documents`, { documents: documents.slice(done, done + AT_ONCE) });
+    await call("POST", `${collectionPath(name)}/documents`, { documents: documents.slice(done, done + AT_ONCE) });
   }
   say(`${documents.length} passages added to ${name}.`, documents.length, documents.length);
   byId("build-text").value = byId("build-files").value = "";

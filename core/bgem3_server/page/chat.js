@@ -1,7 +1,7 @@
 // Chat: questions to a collection; a citation opens its passage.
 
 import { stream } from "./api.js";
-import { withChosen } from "./collections.js";
+import { collectionPath, withChosen } from "./collections.js";
 import { byId, element, onSubmit, tell } from "./dom.js";
 import { chips } from "./search.js";
 
@@ -74,7 +74,7 @@ async function answer(name, messages, reply, shown, signal) {
     shown.replaceChildren(...cited(reply.content, passages));
     log.scrollTop = log.scrollHeight;
   };
-  await stream(`v1/collections/${name}/chat`, { messages }, take, signal);
+  await stream(`${collectionPath(name)}/chat`, { messages }, take, signal);
   if (!end) throw new Error("The server stopped answering.");
   if (end.message) throw new Error(end.message);
 }

@@ -5,6 +5,8 @@ import { element } from "./dom.js";
 
 let listed = false;
 
+export const collectionPath = (name) => `v1/collections/${encodeURIComponent(name)}`;
+
 /** Read the collections and put them into every select; `chosen` becomes the selected one. */
 export async function listCollections(chosen) {
   const { collections } = await call("GET", "v1/collections");

@@ -1,7 +1,7 @@
 // Compare: every text against every other, one heat map a head.
 
 import { call } from "./api.js";
-import { byId, clamp, element, examples, fixed, HEADS, NAMES, onSubmit } from "./dom.js";
+import { byId, clamp, element, examples, fixed, heard, HEADS, NAMES, onSubmit } from "./dom.js";
 
 const EXAMPLES = {
   "One statement in five languages, and two others": [
@@ -28,6 +28,8 @@ const EXAMPLES = {
 };
 const MOST = 24;
 let scores;
+// the numbers that the texts have in the list
+let numbers;
 
 export function startCompare() {
   examples(byId("compare-example"), EXAMPLES, setTexts);
@@ -68,10 +70,14 @@ function count() {
 }
 
 async function compare() {
-  const texts = [...byId("compare-texts").querySelectorAll("textarea")].map((area) => area.value).filter((text) => text.trim());
-  if (texts.length < 2) throw new Error("Two texts or more, please.");
-  scores = (await call("POST", "v1/score", { queries: texts, passages: texts })).scores;
+  const texts = [...byId("compare-texts").querySelectorAll("textarea")].map((area) => area.value);
+  const written = [...texts.keys()].filter((place) => texts[place].trim());
+  if (written.length < 2) throw new Error("Two texts or more, please.");
+  const sent = written.map((place) => texts[place]);
+  scores = (await call("POST", "v1/score", { queries: sent, passages: sent })).scores;
+  numbers = written.map((place) => place + 1);
   draw();
+  return `${sent.length} texts compared: 4 maps`;
 }
 
 function draw() {
@@ -85,9 +91,9 @@ function map(head, rows, threshold) {
   const related = pairs.filter((value) => value >= threshold).length;
   // Sparse scores of a text with itself are far below 1: each map is coloured up to its own largest value.
   const largest = Math.max(...rows.flat(), 1e-9);
-  const top = element("tr", {}, element("td"), ...rows.map((_, i) => element("th", { scope: "col" }, `${i + 1}`)));
+  const top = element("tr", {}, element("td"), ...numbers.map((number) => element("th", { scope: "col" }, `${number}`)));
   const body = rows.map((row, i) =>
-    element("tr", {}, element("th", { scope: "row" }, `${i + 1}`), ...row.map((value) => cell(value, largest, value >= threshold))),
+    element("tr", {}, element("th", { scope: "row" }, `${numbers[i]}`), ...row.map((value) => cell(value, largest, value >= threshold))),
   );
   const table = element("table", { className: "heat" }, element("thead", {}, top), element("tbody", {}, ...body));
   const title = element("header", {}, element("h2", {}, NAMES[head]), element("small", {}, `${related} of ${pairs.length} pairs related`));
@@ -96,5 +102,5 @@ function map(head, rows, threshold) {
 }
 
 function cell(value, largest, related) {
-  return element("td", { className: `cell${related ? " related" : ""}`, style: { "--value": clamp(value / largest) } }, fixed(value));
+  return element("td", { className: `cell${related ? " related" : ""}`, style: { "--value": clamp(value / largest) } }, fixed(value), related ? heard(" related") : "");
 }

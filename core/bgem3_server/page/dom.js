@@ -10,16 +10,19 @@ export function element(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
     if (name === "style") for (const [key, one] of Object.entries(value)) made.style.setProperty(key, one);
-    else if (name in made && name !== "list") made[name] = value;
+    else if (name in made) made[name] = value;
     else made.setAttribute(name, value);
   }
   made.append(...children);
   return made;
 }
 
-export const fixed = (value, digits = 2) => value.toFixed(digits).replace("-0.00", "0.00");
+export const fixed = (value, digits = 2) => value.toFixed(digits).replace(/^-(0\.0*)$/, "$1");
 export const milliseconds = (seconds) => `${(seconds * 1000).toFixed(seconds < 0.1 ? 1 : 0)} ms`;
 export const clamp = (value) => Math.max(0, Math.min(1, value));
+
+/** What is seen, for those who hear it. */
+export const heard = (text) => element("span", { className: "visually-hidden" }, text);
 
 /** Say what is wrong, or with "" nothing. */
 export function tell(problem, message) {
@@ -27,7 +30,10 @@ export function tell(problem, message) {
   problem.hidden = !message;
 }
 
-/** Run a form's work: its button rests meanwhile, and what goes wrong is said under it, in place of the result. */
+/**
+ * Run a form's work: its button rests meanwhile, and what goes wrong is said under it, in place of the result.
+ * A result has a line that is read out, with what the work returns.
+ */
 export function onSubmit(form, problem, work, result) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
@@ -36,11 +42,16 @@ export function onSubmit(form, problem, work, result) {
 }
 
 export async function attempt(button, problem, work, result) {
+  const said = result && byId(result.id.replace("result", "said"));
   tell(problem, "");
+  if (result) said.textContent = "";
   button.disabled = true;
   try {
-    await work();
-    if (result) result.hidden = false;
+    const found = await work();
+    if (result) {
+      result.hidden = false;
+      said.textContent = found;
+    }
   } catch (error) {
     tell(problem, error.message);
     if (result) result.hidden = true;

@@ -1,7 +1,7 @@
 // Inspect: lexical weights in colour, and which tokens of the passage each token of the query finds.
 
 import { call } from "./api.js";
-import { byId, clamp, drawPieces, element, examples, fixed, NAMES, onSubmit } from "./dom.js";
+import { byId, clamp, drawPieces, element, examples, fixed, heard, NAMES, onSubmit } from "./dom.js";
 
 const EXAMPLES = {
   "A part number": ["Which pump takes part KX-220B?", "Part KX-220B fits the small pump; KX-220D does not."],
@@ -21,6 +21,7 @@ async function inspect() {
   const [query, passage] = [byId("inspect-query").value, byId("inspect-passage").value];
   const found = await call("POST", "v1/inspect", { query, passage });
   byId("inspect-result").replaceChildren(scoreCards(found.scores), weights(query, passage, found), alignment(found));
+  return `${found.query.length} and ${found.passage.length} tokens`;
 }
 
 function scoreCards(scores) {
@@ -36,7 +37,7 @@ function weights(query, passage, found) {
     drawPieces(text, tokens, (piece, token) =>
       element("span", {
         className: `token-piece${token.shared ? " shared" : ""}`,
-        title: `${token.piece}  ${fixed(token.weight, 3)}`,
+        title: `${token.piece}  ${fixed(token.weight, 3)}${token.shared ? ", in both texts" : ""}`,
         style: { "--value": clamp(token.weight / largest) },
       }, piece),
     );
@@ -69,7 +70,7 @@ function alignment(found) {
           className: `cell${found.best[i] === j ? " best" : ""}`,
           title: `${name(token)} × ${name(found.passage[j])}: ${fixed(value, 3)}`,
           style: { "--value": clamp(value) },
-        }, fixed(value)),
+        }, fixed(value), found.best[i] === j ? heard(" best") : ""),
       ),
     ),
   );

@@ -48,11 +48,14 @@ function startTheme() {
   });
 }
 
+const STATES = { loading: "Loading the model …", failed: "The model could not be loaded: the server’s log says why" };
+
 async function untilReady() {
   for (;;) {
     const answer = await fetch("ready").catch(() => null);
     if (answer?.ok) return;
-    byId("status").textContent = answer ? "Loading the model …" : "The server does not answer";
+    const state = await answer?.json().catch(() => null);
+    byId("status").textContent = STATES[state?.status] ?? "The server does not answer";
     await new Promise((resolve) => setTimeout(resolve, 500));
   }
 }

@@ -2,9 +2,14 @@
 
 import { call } from "./api.js";
 import { startBuild } from "./build.js";
-import { listCollections, withChosen } from "./collections.js";
+import { collectionPath, listCollections, withChosen } from "./collections.js";
 import { attempt, byId, drawPieces, element, fixed, HEADS, milliseconds, NAMES, onSubmit } from "./dom.js";
 import { parseFilter } from "./filter.js";
+
+// How a piece of a hit matches.
+const KINDS = { word: "in the query too", near: "near a token of the query" };
+const sample = (kind, text) => element("mark", { className: kind, style: { "--value": 1 } }, text);
+const LEGEND = element("p", { className: "hint" }, sample("word", "Coloured"), `: ${KINDS.word}. `, sample("near", "Underlined"), `: ${KINDS.near}.`);
 
 export function startSearch() {
   startBuild();
@@ -30,9 +35,10 @@ function setWeights(values) {
 
 async function drop(name) {
   if (!confirm(`Delete ${name} and all its documents?`)) return;
-  await call("DELETE", `v1/collections/${name}`);
+  await call("DELETE", collectionPath(name));
   byId("search-result").replaceChildren(element("p", { className: "empty" }, `${name} is deleted.`));
   byId("search-result").hidden = false;
+  byId("search-said").textContent = `${name} is deleted.`;
   await listCollections();
 }
 
@@ -40,25 +46,38 @@ async function search(name) {
   const preset = byId("search-preset").value.split(",");
   const chosen = preset.length === 3 ? preset : HEADS.map((head) => byId(`weight-${head}`).value);
   const weights = Object.fromEntries(HEADS.map((head, place) => [head, Number(chosen[place])]));
-  const answer = await call("POST", `v1/collections/${name}/search`, {
+  const mode = byId("search-mode").value;
+  const strategy = byId("search-strategy").value;
+  const answer = await call("POST", `${collectionPath(name)}/search`, {
     query: byId("search-query").value,
     k: Number(byId("search-k").value),
-    mode: byId("search-mode").value,
-    strategy: byId("search-strategy").value,
+    mode,
+    strategy,
     where: parseFilter(byId("search-where").value),
     weights,
     explain: true,
   });
   // on a narrow screen what was filled in would push the hits out of sight
-  if (innerWidth < 832) byId("build").open = byId("options").open = false;
-  const list = element("ol", { className: "hits" }, ...answer.hits.map((hit, rank) => card(hit, rank, weights)));
-  byId("search-result").replaceChildren(answer.hits.length ? list : element("p", { className: "empty" }, "Nothing found."), stages(answer));
+  if (matchMedia("(max-width: 52rem)").matches) byId("build").open = byId("options").open = false;
+  // elsewhere the score is no weighted mean, so that nothing has a share in it
+  const shared = mode === "hybrid" && strategy !== "rrf";
+  const list = element("ol", { className: "hits" }, ...answer.hits.map((hit, rank) => card(hit, rank, shared ? shares(hit, weights) : [])));
+  const legend = answer.hits.some((hit) => hit.matches.length) ? LEGEND : "";
+  byId("search-result").replaceChildren(legend, answer.hits.length ? list : element("p", { className: "empty" }, "Nothing found."), stages(answer));
+  return answer.hits.length === 1 ? "1 hit" : `${answer.hits.length} hits`;
 }
 
-function card(hit, rank, weights) {
+/** Draw what each head adds to a weighted mean. */
+function shares(hit, weights) {
   const total = HEADS.reduce((sum, head) => sum + weights[head], 0);
-  const shares = HEADS.map((head) => Math.max(0, ((hit.scores[head] ?? 0) * weights[head]) / total));
-  const parts = HEADS.map((head, place) => element("div", { className: `bar-part ${head}-map`, style: { width: `${shares[place] * 100}%` } }));
+  const parts = HEADS.map((head) => {
+    const share = Math.max(0, (hit.scores[head] * weights[head]) / total);
+    return element("div", { className: `bar-part ${head}-map`, style: { width: `${share * 100}%` } });
+  });
+  return [element("div", { className: "split", ariaHidden: "true" }, ...parts)];
+}
+
+function card(hit, rank, bar) {
   const legend = HEADS.filter((head) => head in hit.scores).map((head) =>
     element("span", { className: `head-name ${head}-map` }, `${NAMES[head]} ${fixed(hit.scores[head])}`),
   );
@@ -67,7 +86,7 @@ function card(hit, rank, weights) {
     { className: "hit card" },
     element("div", { className: "hit-head" }, element("span", {}, `${rank + 1} · ${hit.id}`), element("b", {}, fixed(hit.score, 3))),
     element("p", { className: "hit-text", dir: "auto" }, ...drawPieces(hit.text, joined(hit.matches ?? []), marked)),
-    element("div", { className: "split", ariaHidden: "true" }, ...parts),
+    ...bar,
     element("div", { className: "legend-row" }, ...legend),
     element("div", { className: "chips" }, ...chips(hit.metadata)),
   );
@@ -86,7 +105,8 @@ function joined(matches) {
 
 function marked(text, piece) {
   const kinds = ["word", "near"].filter((kind) => piece[kind] > 0);
-  return element("mark", { className: kinds.join(" "), style: { "--value": piece.word || piece.near } }, text);
+  const title = kinds.map((kind) => KINDS[kind]).join(", ");
+  return element("mark", { className: kinds.join(" "), title, style: { "--value": piece.word || piece.near } }, text);
 }
 
 export function chips(metadata) {
