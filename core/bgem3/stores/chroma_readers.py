@@ -14,6 +14,9 @@ from bgem3.stores.chroma_search import ChromaSearcher
 
 Result = TypeVar("Result")
 
+# Connections, of two or three file descriptors each, after which a search gets by with one; and those kept for the next.
+_MOST, _KEPT = 4 * READERS, 2 * READERS
+
 
 class Readers:
     """The searches that run now, outside the store's lock.
@@ -27,7 +30,7 @@ class Readers:
     def __init__(self, connect: Callable[[], Sidecar]) -> None:
         self._connect = connect
         self._free: list[Sidecar] = []
-        self._running = 0
+        self._lent = self._running = 0
         self._ended = Condition()
 
     def run(
@@ -53,17 +56,30 @@ class Readers:
     @contextmanager
     def _one(self, shared: ChromaSearcher) -> Iterator[ChromaSearcher]:
         shared.settle()
-        own = [self._free.pop() if self._free else self._connect() for _ in range(READERS)]
         with self._ended:
             self._running += 1
+        own: list[Sidecar] = []
         try:
             with ExitStack() as states:
-                for sidecar in own:
-                    states.enter_context(sidecar.snapshot())
-                    sidecar.generation()  # the first read decides which state it is
+                while self._lend(own):
+                    states.enter_context(own[-1].snapshot())
+                    own[-1].generation()  # the first read decides which state it is
                 yield replace(shared, sidecar=own[0], others=own[1:])
         finally:
-            self._free += own
             with self._ended:
+                self._free += own
+                spare, self._free = self._free[_KEPT:], self._free[:_KEPT]
+                self._lent -= len(own)
                 self._running -= 1
                 self._ended.notify_all()
+            for one in spare:
+                one.close()
+
+    def _lend(self, own: list[Sidecar]) -> bool:
+        """Give a search one more connection; whether it may have it."""
+        with self._ended:
+            if own and (len(own) == READERS or not (self._free or self._lent < _MOST)):
+                return False
+            own.append(self._free.pop() if self._free else self._connect())
+            self._lent += 1
+            return True

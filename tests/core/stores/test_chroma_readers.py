@@ -6,10 +6,12 @@ from threading import Barrier, Event
 import numpy as np
 import pytest
 
-from bgem3.errors import StoreCorruptError
+from bgem3.errors import StoreCorruptError, StoreWriteError
+from bgem3.index.sidecar import Sidecar
 from bgem3.index.threads import READERS
 from bgem3.stores import chroma_search
 from bgem3.stores.chroma import ChromaStore
+from bgem3.stores.chroma_readers import _KEPT, _MOST
 from bgem3.types import Chunk, SearchPlan
 from tests.support.vectors import SETTINGS, embed
 
@@ -97,6 +99,37 @@ def test_an_error_of_one_search_leaves_the_others_and_the_connection(store):
     assert connections == READERS
     assert np.isfinite([score for _, score in found(store, "text of 3")]).all()
     assert len(store._readers._free) == connections
+
+
+def test_many_searches_at_once_share_a_bounded_number_of_connections(store, monkeypatch):
+    opened, closed, connect, close = [], [], store._readers._connect, Sidecar.close
+    monkeypatch.setattr(store._readers, "_connect", lambda: opened.append(connect()) or opened[-1])
+    monkeypatch.setattr(Sidecar, "close", lambda sidecar: closed.append(sidecar) or close(sidecar))
+    alone = [found(store, f"text of {i}") for i in range(20)]
+    store._searcher.codec = Meeting(store._codec, Barrier(20, timeout=30).wait)
+    with ThreadPoolExecutor(20) as pool:
+        assert list(pool.map(lambda i: found(store, f"text of {i}"), range(20))) == alone
+    assert len(opened) <= _MOST + 20
+    assert set(opened) - set(closed) == set(store._readers._free)
+    assert len(store._readers._free) <= _KEPT
+
+
+def test_a_connection_that_cannot_be_opened_loses_none_of_the_others(store, monkeypatch):
+    connect, opened = store._readers._connect, []
+
+    def fail_at_the_third():
+        if len(opened) == 2:
+            raise StoreWriteError("no file descriptor is left")
+        opened.append(connect())
+        return opened[-1]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store._readers, "_connect", fail_at_the_third)
+        for _ in range(3):
+            with pytest.raises(StoreWriteError, match="no file descriptor"):
+                found(store, "text of 3")
+        assert store._readers._free == opened
+    assert found(store, "text of 3")[0][0] == "id 3"
 
 
 @pytest.mark.parametrize("n", [1, 4, 5, 20, 21, 40])
