@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
@@ -26,6 +27,7 @@ from bgem3.types import Chunk, FloatArray, Head, IntArray, Where
 
 Result = TypeVar("Result")
 
+_log = logging.getLogger(__name__)
 # How often a read begins anew because another process changes what it found.
 _ATTEMPTS = 50
 # Rows whose sparse weights are read at a time.
@@ -65,7 +67,23 @@ class ChromaSearcher:
         self.lexical.remove(np.setdiff1d(known, live, assume_unique=True))
         new = np.setdiff1d(live, known, assume_unique=True)
         for rows in np.split(new, range(_LOADED, len(new), _LOADED)):
-            self.lexical.add(rows, self.sidecar.sparse_of(rows, vocab_size))
+            self.lexical.add(rows, self._sparse_of(rows, vocab_size))
+
+    def _sparse_of(self, rows: IntArray, vocab_size: int) -> csr_array:
+        """Return the sparse weights of rows, none for damaged ones: the others can be found, and those be repaired."""
+        try:
+            return self.sidecar.sparse_of(rows, vocab_size)
+        except StoreCorruptError as error:
+            whole = np.isin(rows, self.sidecar.whole(rows))
+            _log.warning(
+                "%d damaged chunks are not found by their words (%s). Fix: bgem3 repair, which encodes them again",
+                np.count_nonzero(~whole),
+                error,
+            )
+            # Each row in its place, those that are not whole as empty ones.
+            starts = np.concatenate([[0], np.cumsum(whole)])
+            found = self.sidecar.sparse_of(rows[whole], vocab_size)
+            return csr_array((found.data, found.indices, found.indptr[starts]), shape=(len(rows), vocab_size))
 
     def settle(self) -> None:
         """Bring what searches share to the sidecar's state, before they run side by side."""

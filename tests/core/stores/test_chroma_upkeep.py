@@ -1,5 +1,9 @@
 """What verify finds and backfill mends, and collections that other programs made."""
 
+import sqlite3
+from contextlib import closing
+from unittest.mock import ANY
+
 import chromadb
 import numpy as np
 import pytest
@@ -8,7 +12,7 @@ from bgem3.errors import IndexMismatchError, StoreNotFoundError
 from bgem3.hybrid import HybridIndex
 from bgem3.stores.chroma import ChromaStore
 from bgem3.stores.chroma_upkeep import Report, backfill, verify
-from bgem3.types import HEADS, Chunk
+from bgem3.types import HEADS, Chunk, SearchPlan
 from tests.support.fake_encoder import DIM, FakeEncoder
 from tests.support.vectors import SETTINGS, embed
 
@@ -103,6 +107,29 @@ def test_what_is_wrong_is_found_and_mended(store, harm, problem):
         chunk = kept["id 3"][0]
         assert chunk.metadata == {"n": 30 if harm is change_metadata else 3, "tags": ["x", "y"]}
         assert store.find({"n": chunk.metadata["n"]}) == ["id 3"]
+
+
+def test_damaged_words_of_a_chunk_leave_the_collection_to_be_opened_and_mended(folder, store, caplog):
+    store.close()
+    with closing(sqlite3.connect(folder / "bgem3-bgem3.sqlite3")) as database, database:
+        database.execute("UPDATE rows SET weights = zeroblob(length(weights)) WHERE id = 'id 3'")
+    again = ChromaStore(folder)
+    again.open(SETTINGS)
+    assert "1 damaged chunks are not found by their words" in caplog.text
+    assert "chunk 'id 3' is damaged" in caplog.text
+
+    def search(i, **options):
+        return [(hit.id, hit.scores) for hit in again.search(embed([f"text of id {i}"]), SearchPlan(k=9, **options))]
+
+    assert search(4, mode="sparse")[0][0] == "id 4"
+    assert "id 3" not in [id_ for id_, _ in search(3, mode="sparse")]
+    for exhaustive in (False, True):
+        assert search(3, exhaustive=exhaustive)[0] == ("id 3", {"dense": ANY, "sparse": 0.0, "multi_vector": ANY})
+    assert dict(verify(again).problems) == {"id 3": "damaged"}
+    assert backfill(again, embed) == {"id 3": "damaged"}
+    assert verify(again) == Report(9)
+    assert search(3, mode="sparse")[0][0] == "id 3"
+    again.close()
 
 
 def test_rows_of_no_chunk_are_only_counted_and_cleared_away(store):
