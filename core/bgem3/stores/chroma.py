@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from threading import RLock
@@ -286,8 +286,8 @@ class ChromaStore:
             require_collection(self._name, path=self._path, client=self._client)
         prepare(path, exists=settings is None)
         self._writer = WriterLock(Path(f"{stem}.lock"), self._name)
-        self._sidecar = Sidecar(path, codec=self._codec_name)
-        try:
+        with ExitStack() as after_error:
+            self._sidecar = after_error.enter_context(closing(Sidecar(path, codec=self._codec_name)))
             self._settings = agree(self._sidecar, settings)
             self._codec: Codec = get_codec(self._sidecar.codec, self._settings.multi_dim)
             files, lock = self._path or folder_of(self._client), Path(f"{stem}.graph.lock")
@@ -295,14 +295,12 @@ class ChromaStore:
             guards = self._sidecar, self._writer, self._graph
             self._opener = Opener(self._name, *guards, self._path, self._client, adopt=self._adopts)
             self._graph_generation, row = self._sidecar.generation(), self._sidecar.last_row()
-            self._collection = self._opener.open()
+            self._collection = after_error.enter_context(closing(self._opener.open()))
             self._settle_after_crash()
             self._opener.tell_of_others()
             self._readers = Readers(partial(Sidecar, path, codec=self._codec_name))
             self._load(row)
-        except BaseException:
-            self._sidecar.close()
-            raise
+            after_error.pop_all()
         self._opened = True
 
     def _settle_after_crash(self) -> None:
@@ -351,14 +349,13 @@ class ChromaStore:
                 self._searcher.graph_row = row
             self._lost = False
 
-    def _reconnect(self, *, needed: bool = True) -> None:
+    def _reconnect(self) -> None:
         """Open Chroma again after a disk was full or a writer died: mend its graph, settle what was begun."""
-        if needed:
-            with self.released(mends=True):
-                pass
-            self._lost = True  # until it is settled
-            self._settle_after_crash()
-            self._lost = False
+        with self.released(mends=True):
+            pass
+        self._lost = True  # until it is settled
+        self._settle_after_crash()
+        self._lost = False
 
     def _check_open(self) -> None:
         check_not_forked(self._process)
@@ -372,7 +369,8 @@ class ChromaStore:
         """Hold one state of the parts, for those that look into them; `graph`: with every vector in Chroma's graph."""
         with self._lock:
             self._check_open()
-            self._reconnect(needed=self._lost or self._opener.torn())
+            if self._lost or self._opener.torn():
+                self._reconnect()
             with self._sidecar.snapshot():
                 self._refresh(graph=graph)
                 yield self._searcher
@@ -388,10 +386,12 @@ class ChromaStore:
             self._check_open()
             self._writer.take()
             self._readers.wait()
-            self._reconnect(needed=self._lost)
+            if self._lost:
+                self._reconnect()
             settle(self._sidecar, self._collection)
             self._refresh(graph=True)
-            self._reconnect(needed=self._collection.outgrown(self._sidecar.last_row()))
+            if self._collection.outgrown(self._sidecar.last_row()):
+                self._reconnect()
             self._searcher.graph_row = None
             yield self._searcher
             # Last, so that a write that was interrupted before makes the next call load everything again.

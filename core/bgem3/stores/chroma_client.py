@@ -80,28 +80,32 @@ class ChromaCollection:
         self._graph = graph
         self._loading: Future[None] | None = None
         self._owns_client = client is None
-        with self.errors(StoreError):
-            self._client, self.fresh = (client, not client.get_settings().is_persistent) if client else connect(path)
-            self._collection = self._client.get_or_create_collection(
-                name, metadata={_OWNER: owner}, configuration=cast(Any, {"hnsw": _HNSW}), embedding_function=None
-            )
-            # Not more than Chroma takes between two times it saves the graph: see `Graph.changing`.
-            described = self._collection.configuration_json.get("hnsw") or {}
-            self._saved_every = int(described.get("sync_threshold") or _BATCH)
-            self._batch = min(_BATCH, self._client.get_max_batch_size(), self._saved_every)
-        found = self.owner
-        if adopt and found is None:
-            self._mark(owner)
-        elif found != owner:
-            self.close()
-            raise IndexMismatchError(
-                f"collection {name!r} belongs to "
-                + (
-                    "another sidecar. Fix: the sidecar folder it was made with, or another collection name"
-                    if found
-                    else "another program. Fix: ChromaStore.adopt to add what it lacks, or another collection name"
+        with ExitStack() as after_error:
+            with self.errors(StoreError):
+                self._client, self.fresh = (
+                    (client, not client.get_settings().is_persistent) if client else connect(path)
                 )
-            )
+                after_error.callback(self.close)
+                self._collection = self._client.get_or_create_collection(
+                    name, metadata={_OWNER: owner}, configuration=cast(Any, {"hnsw": _HNSW}), embedding_function=None
+                )
+                # Not more than Chroma takes between two times it saves the graph: see `Graph.changing`.
+                described = self._collection.configuration_json.get("hnsw") or {}
+                self._saved_every = int(described.get("sync_threshold") or _BATCH)
+                self._batch = min(_BATCH, self._client.get_max_batch_size(), self._saved_every)
+            found = self.owner
+            if adopt and found is None:
+                self._mark(owner)
+            elif found != owner:
+                raise IndexMismatchError(
+                    f"collection {name!r} belongs to "
+                    + (
+                        "another sidecar. Fix: the sidecar folder it was made with, or another collection name"
+                        if found
+                        else "another program. Fix: ChromaStore.adopt to add what it lacks, or another collection name"
+                    )
+                )
+            after_error.pop_all()
 
     def load(self, alone: ExitStack) -> None:
         """Begin to load the graph, 3 s for a million chunks; what asks Chroma waits for that.

@@ -2,15 +2,17 @@
 
 import os
 import resource
+import sqlite3
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import chromadb
 import numpy as np
 import pytest
+from chromadb.api.shared_system_client import SharedSystemClient
 
 from bgem3.errors import (
     IndexMismatchError,
@@ -294,6 +296,28 @@ def test_users_do_not_see_the_pointer_and_others_do_not_see_a_merge(folder, stor
     raw = client.get_collection("bgem3", embedding_function=None).get(ids=["a"])
     assert raw["metadatas"] == [{"version": 2, "only 2": "a", "_bgem3_row": 2}]
     client.close()
+
+
+def test_an_opening_that_fails_lets_go_of_chroma(folder, store):
+    put(store, "a")
+    store.close()
+    path = folder / "bgem3-bgem3.sqlite3"
+    with closing(sqlite3.connect(path)) as database:
+        page, size = database.execute(
+            "SELECT rootpage, page_size FROM sqlite_master, pragma_page_size WHERE name = 'rows'"
+        ).fetchone()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"x" * size)
+    with pytest.raises(StoreCorruptError, match="damaged, or not a sidecar"):
+        opened(folder)
+    folder.rename(folder.with_name("foreign"))
+    client = chromadb.PersistentClient(str(folder), settings=chromadb.Settings(anonymized_telemetry=False))
+    client.create_collection("bgem3")
+    client.close()
+    with pytest.raises(IndexMismatchError, match="belongs to another program"):
+        opened(folder)
+    assert not [spelled for spelled in SharedSystemClient._identifier_to_system if spelled.startswith(str(folder))]
 
 
 def test_over_a_client(tmp_path):
