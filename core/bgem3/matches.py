@@ -19,8 +19,10 @@ def token_matches(query: FloatArray, passage: FloatArray) -> tuple[TokenMatch, .
 
     Args:
         query: `(n_query_tokens, multi_dim)` float32.
-        passage: `(n_tokens, multi_dim)` float32, at least one row.
+        passage: `(n_tokens, multi_dim)` float32; without a row nothing matches.
     """
+    if not len(passage):
+        return ()
     similarity = query @ passage.T
     best = similarity.argmax(axis=1).tolist()
     return tuple(TokenMatch(Token(i), Token(j), float(similarity[i, j])) for i, j in enumerate(best))
@@ -35,16 +37,17 @@ def named(
         matches: As a store found them.
         pieces: Returns the vocabulary's piece of each token id.
         query: The token of each of the query's vectors.
-        passage: The token of each of the chunk's vectors; a codec that pools has fewer vectors, whose
-            positions then stay without a text.
+        passage: The chunk's tokens; where the store has not as many vectors, those were pooled, and their positions
+            stay without a text.
     """
+    passage = passage if len(passage) == matches.vectors else ()
     texts = pieces([match.token_id for match in matches.lexical])
     lexical = [replace(match, token=text) for match, text in zip(matches.lexical, texts, strict=True)]
     tokens = [
         replace(match, query=query[match.query.position], passage=_at(passage, match.passage))
         for match in matches.tokens
     ]
-    return Matches(tuple(lexical), tuple(tokens))
+    return Matches(tuple(lexical), tuple(tokens), matches.vectors)
 
 
 def _at(tokens: Sequence[Token], token: Token) -> Token:

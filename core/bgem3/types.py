@@ -143,10 +143,13 @@ class Matches:
         lexical: The shared tokens, the largest part first; empty where none or no sparse head was used.
         tokens: One for each query token, in the query's order; empty where no multi-vector head was
             used, or where the codec pools token vectors.
+        vectors: How many token vectors the store has of the chunk. Qdrant pools those of long chunks: where there
+            are fewer than tokens, positions are places among them, and stay without a text.
     """
 
     lexical: tuple[LexicalMatch, ...] = ()
     tokens: tuple[TokenMatch, ...] = ()
+    vectors: int = 0
 
 
 @dataclass(frozen=True, slots=True)

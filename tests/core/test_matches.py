@@ -6,7 +6,9 @@ import pytest
 from bgem3.encoder import M3Encoder
 from bgem3.hybrid import HybridIndex
 from bgem3.matches import lexical_matches, named, token_matches
+from bgem3.stores import qdrant_points
 from bgem3.stores.memory import MemoryStore
+from bgem3.stores.qdrant import QdrantStore
 from bgem3.types import LexicalMatch, Matches, Token, TokenMatch
 
 
@@ -25,11 +27,24 @@ def test_each_query_token_gets_its_nearest():
 
 
 def test_names_come_from_ids_and_positions():
-    found = Matches((LexicalMatch(9, 0.5),), (TokenMatch(Token(0), Token(1), 0.5), TokenMatch(Token(0), Token(8), 0.5)))
     query, passage = [Token(0, "a", 0, 1)], [Token(0, "b", 0, 1), Token(1, "c", 1, 2)]
-    result = named(found, lambda ids: [f"piece {i}" for i in ids], query, passage)
-    assert result.lexical == (LexicalMatch(9, 0.5, "piece 9"),)
-    assert [(match.query, match.passage) for match in result.tokens] == [(query[0], passage[1]), (query[0], Token(8))]
+    for vectors, expected in ((2, passage[1]), (1, Token(1)), (3, Token(1))):
+        found = Matches((LexicalMatch(9, 0.5),), (TokenMatch(Token(0), Token(1), 0.5),), vectors)
+        result = named(found, lambda ids: [f"piece {i}" for i in ids], query, passage)
+        assert result == Matches(
+            (LexicalMatch(9, 0.5, "piece 9"),), (TokenMatch(query[0], expected, 0.5),), vectors
+        )  # of vectors that were pooled none belongs to one token
+
+
+def test_tokens_of_a_chunk_that_was_pooled_have_no_names(encoder, monkeypatch):
+    monkeypatch.setattr(qdrant_points, "MAX_FLOATS", 8 * encoder.multi_dim + 1)
+    with HybridIndex(encoder, QdrantStore(":memory:")) as index:
+        index.add(["red cat", "the red dog sat on the mat under a tree " * 3], ids=["short", "long"])
+        hits = {hit.id: hit.matches for hit in index.search("red", explain=True)}
+    assert all(match.passage.text for match in hits["short"].tokens)
+    assert not any(match.passage.text for match in hits["long"].tokens)
+    assert hits["long"].vectors <= 8 < len(encoder.vector_tokens("the red dog sat on the mat under a tree " * 3))
+    assert {match.query.text for match in hits["long"].tokens} >= {"</s>"}
 
 
 @pytest.fixture(scope="module")

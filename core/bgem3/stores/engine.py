@@ -135,7 +135,7 @@ class Candidates:
     Args:
         chunks: Each once; rows are positions here.
         scores: Raw scores of the heads that are known for all of them, `(n,)` float32 each.
-        vectors: Fetches sparse rows and token vectors of some rows, for explanations.
+        vectors: Fetches sparse rows and token vectors by id, for explanations: the ids that are still there, and theirs.
         late: Computes the scores of other heads, for the rows that the plan comes to ask for.
     """
 
@@ -143,7 +143,7 @@ class Candidates:
         self,
         chunks: Sequence[Chunk],
         scores: Mapping[Head, FloatArray],
-        vectors: Callable[[IntArray], M3Embeddings],
+        vectors: Callable[[list[str]], tuple[list[str], M3Embeddings]],
         late: Callable[[Head, IntArray], FloatArray] | None = None,
     ) -> None:
         self._chunks = chunks
@@ -175,15 +175,19 @@ class Candidates:
         return self._late(head, rows)
 
     def sparse_parts(self, query: csr_array, rows: IntArray) -> list[dict[int, float]]:
-        """Return what each shared token id adds to the sparse score of rows."""
-        if not len(rows):
-            return []
-        products = csr_array(self._vectors(rows).sparse.multiply(query[[0]]))
-        return [sparse_row(products, i) for i in range(len(rows))]
+        """Return what each shared token id adds to the sparse score of rows; nothing to one that was deleted meanwhile."""
+        ids = self.ids(rows)
+        there, embeddings = self._vectors(ids)
+        products = csr_array(embeddings.sparse.multiply(query[[0]]))
+        parts = {id_: sparse_row(products, i) for i, id_ in enumerate(there)}
+        return [parts.get(id_, {}) for id_ in ids]
 
     def token_vectors(self, rows: IntArray) -> list[FloatArray]:
-        """Return the token vectors of rows, as they are kept."""
-        return list(self._vectors(rows).multi_vector) if len(rows) else []
+        """Return the token vectors of rows, as they are kept; none of one that was deleted meanwhile."""
+        ids = self.ids(rows)
+        there, embeddings = self._vectors(ids)
+        found = dict(zip(there, embeddings.multi_vector, strict=True))
+        return [found.get(id_, embeddings.multi_vector.vectors[:0]) for id_ in ids]
 
     def ids(self, rows: IntArray) -> list[str]:
         """Return the chunk ids of rows, in order."""

@@ -73,11 +73,10 @@ def _from_milvus(address: Address, text_field: str | None) -> Iterator[Chunk]:
         key = next(field["name"] for field in fields if field.get("is_primary"))
         vectors = {field["name"] for field in fields if "VECTOR" in field["type"].name}
         collection.call(client.load_collection)
-        with closing(collection.call(client.query_iterator, batch_size=_PAGE, output_fields=["*"])) as rows:
-            while page := rows.next():
-                for row in page:
-                    payload = {name: value for name, value in row.items() if name not in {key, *vectors}}
-                    yield _milvus_chunk(address, str(row[key]), payload, text_field or "text")
+        for page in collection.pages("", ["*"], _PAGE):
+            for row in page:
+                payload = {name: value for name, value in row.items() if name not in {key, *vectors}}
+                yield _milvus_chunk(address, str(row[key]), payload, text_field or "text")
 
 
 def _milvus_chunk(address: Address, id_: str, payload: dict[str, Any], text_field: str) -> Chunk:

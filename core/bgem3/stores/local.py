@@ -218,12 +218,14 @@ class _Run:
             left(rows)
             lexical: list[tuple[LexicalMatch, ...]] = [()] * len(rows)
             tokens: list[tuple[TokenMatch, ...]] = [()] * len(rows)
+            counts = [0] * len(rows)
             if "sparse" in used:
                 lexical = [lexical_matches(parts) for parts in self.store.sparse_parts(self.query.sparse, rows)]
             if "multi_vector" in used:
                 vectors = self.store.token_vectors(rows)
                 tokens = [token_matches(self.query.multi_vector[0], one) for one in vectors] or tokens
-            return [Matches(*both) for both in zip(lexical, tokens, strict=True)]
+                counts = [len(one) for one in vectors] or counts
+            return [Matches(*one) for one in zip(lexical, tokens, counts, strict=True)]
 
     def _candidates(self) -> IntArray:
         if self.plan.exhaustive:

@@ -257,10 +257,9 @@ class MilvusStore:
         def late(head: Head, chosen: IntArray) -> FloatArray:
             return self._token_scores(query.multi_vector[0], [rows[row] for row in chosen.tolist()])
 
-        def vectors(chosen: IntArray) -> M3Embeddings:
-            ids = [rows[row][ID] for row in chosen.tolist()]
-            found = {row[ID]: row for row in self._rows(ids, [ID, TEXT, *self._vector_fields])}
-            return self._embeddings([found[one] for one in ids])
+        def vectors(ids: list[str]) -> tuple[list[str], M3Embeddings]:
+            found = self._rows(ids, [ID, TEXT, *self._vector_fields])
+            return [row[ID] for row in found], self._embeddings(found)
 
         return Candidates([milvus_rows.to_chunk(row) for row in rows], scores, vectors, late)
 
@@ -342,13 +341,7 @@ class MilvusStore:
 
     def _pages(self, where: str, fields: list[str], size: int = _PAGE) -> Iterator[list[dict[str, Any]]]:
         self._opened()
-        options = {"batch_size": size, "filter": where, "output_fields": [KEY, *fields]}
-        iterator = self._collection.call(self._client.query_iterator, **options)
-        try:
-            while rows := iterator.next():
-                yield list(rows)
-        finally:
-            iterator.close()
+        return self._collection.pages(where, [KEY, *fields], size)
 
     def _count(self, where: str) -> int:
         self._opened()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
@@ -70,8 +70,28 @@ class MilvusCollection:
         Raises:
             StoreConnectionError, StoreAccessError, StoreVersionError, StoreError: as it failed.
         """
-        try:
+        with self._errors():
             return function(self.name, *args, timeout=self._timeout, **options)
+
+    def pages(self, where: str, fields: list[str], size: int) -> Iterator[list[dict[str, Any]]]:
+        """Yield the rows that fulfil an expression, all for an empty one, at most `size` at a time.
+
+        Raises:
+            StoreError: as `call`.
+        """
+        options = {"batch_size": size, "filter": where, "output_fields": fields}
+        with closing(self.call(self.client.query_iterator, **options)) as iterator:
+            while True:
+                with self._errors():
+                    rows = list(iterator.next())
+                if not rows:
+                    return
+                yield rows
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:  # MilvusException, grpc's and ValueError have no common base
             raise to_store_error(error, self.name) from error
 
@@ -181,10 +201,8 @@ class MilvusCollection:
             )
 
     def _server_version(self) -> str:
-        try:
+        with self._errors():
             return str(self.client.get_server_version(timeout=self._timeout))
-        except Exception as error:  # as in `call`
-            raise to_store_error(error, self.name) from error
 
 
 def connect(uri: str, token: str, timeout: float) -> MilvusClient:
@@ -205,7 +223,7 @@ def connect(uri: str, token: str, timeout: float) -> MilvusClient:
         Path(uri).absolute().parent.mkdir(parents=True, exist_ok=True)
     try:
         return MilvusClient(uri, token=token, timeout=timeout)
-    except Exception as error:  # as in `MilvusCollection.call`
+    except Exception as error:  # as in `MilvusCollection._errors`
         if any(
             said in str(error).lower() for said in ("opened by another program", "lock", "open local milvus failed")
         ):

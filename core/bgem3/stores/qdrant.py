@@ -28,7 +28,7 @@ from bgem3.stores.qdrant_collection import CollectionOptions, QdrantCollection, 
 from bgem3.stores.qdrant_filters import to_qdrant
 from bgem3.stores.qdrant_points import named, size_of, to_embeddings, to_payload, to_vectors
 from bgem3.stores.qdrant_queries import QueryBuilder
-from bgem3.types import Chunk, FloatArray, Head, Hits, IndexSettings, IntArray, SearchPlan, Stage, Where
+from bgem3.types import Chunk, FloatArray, Head, Hits, IndexSettings, SearchPlan, Stage, Where
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models
@@ -287,11 +287,9 @@ class QdrantStore:
             scores["multi_vector"] /= np.float32(len(query.multi_vector[0]))
         chunks = [self._chunk(point) for point in kept]
 
-        def vectors(rows: IntArray) -> M3Embeddings:
-            ids = [chunks[row].id for row in rows.tolist()]
-            names = [self._names["sparse"], self._names["multi_vector"], self._names["dense"]]
-            records = {self._chunk(record).id: record for record in self._retrieve(ids, names)}
-            return self._embeddings([records[one] for one in ids])
+        def vectors(ids: list[str]) -> tuple[list[str], M3Embeddings]:
+            records = self._retrieve(ids, list(self._names.values()))
+            return [self._chunk(record).id for record in records], self._embeddings(records)
 
         return Candidates(chunks, scores, vectors)
 

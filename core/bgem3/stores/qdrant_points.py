@@ -61,8 +61,9 @@ def to_embeddings(records: Sequence[models.Record], names: Mapping[Head, str], s
     rows = [vector.get(names["sparse"]) for vector in vectors]
     weights = [dict(zip(row.indices, row.values, strict=True)) if row else {} for row in rows]
     tokens = [np.array(vector[names["multi_vector"]], dtype=np.float32) for vector in vectors]
+    dense = np.array([vector[names["dense"]] for vector in vectors], dtype=np.float32)
     return M3Embeddings(
-        dense=np.array([vector[names["dense"]] for vector in vectors], dtype=np.float32),
+        dense=dense.reshape(len(records), settings.dim),
         sparse=sparse_rows(weights, settings.vocab_size),
         multi_vector=MultiVectors.from_list(tokens, settings.multi_dim),
     )

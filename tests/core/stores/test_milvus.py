@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 
 import grpc
@@ -20,7 +21,9 @@ from bgem3.errors import (
     StoreVersionError,
 )
 from bgem3.stores import milvus
-from bgem3.types import Chunk, SearchPlan
+from bgem3.stores.addresses import Address
+from bgem3.stores.foreign import read_foreign
+from bgem3.types import Chunk, Matches, SearchPlan
 from tests.support.milvus_server import MilvusServer
 from tests.support.vectors import SETTINGS, embed
 
@@ -63,6 +66,40 @@ def test_two_requests_a_search_over_the_wire(server, store):
     server.methods.clear()
     assert store.search(embed(["text 3"]), SearchPlan(k=3, mode="dense"))[0].id == "id 3"
     assert server.methods == ["Search"]
+
+
+def test_a_chunk_that_is_deleted_between_a_search_and_its_explanation(server, store):
+    class Deleting(MilvusClient):
+        def hybrid_search(self, name, *args, **options):
+            found = super().hybrid_search(name, *args, **options)
+            store.delete(["id 3"])
+            return found
+
+    store.upsert(CHUNKS, embed(TEXTS))
+    with closing(Deleting(server.uri)) as client:
+        other = MilvusStore(client=client)
+        other.open(SETTINGS)
+        hits = {hit.id: hit for hit in other.search(embed(["text 3"]), SearchPlan(k=5, explain=True))}
+    assert (hits["id 3"].text, hits["id 3"].matches) == ("text 3", Matches())
+    assert all(hit.matches.tokens for id_, hit in hits.items() if id_ != "id 3")
+
+
+def test_a_server_that_dies_between_two_pages(server, store, monkeypatch):
+    monkeypatch.setattr(milvus, "_PAGE", 20)
+    store.upsert(CHUNKS, embed(TEXTS))
+    store._collection._timeout = 1
+    pages = store.scan(20)
+    assert len(next(pages)[0]) == 20
+    server.code = AWAY
+    with pytest.raises(StoreConnectionError, match="does not answer"):
+        list(pages)
+    server.code = None
+    monkeypatch.setattr("bgem3.stores.foreign._PAGE", 20)
+    chunks = read_foreign(Address("milvus", server.uri), "text")
+    assert next(chunks).text in TEXTS
+    server.code = grpc.StatusCode.INVALID_ARGUMENT
+    with pytest.raises(StoreError, match="Milvus refused .*said the server"):
+        list(chunks)
 
 
 def test_a_server_that_is_away_for_a_moment_is_asked_again(server, store):

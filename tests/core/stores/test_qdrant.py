@@ -18,7 +18,7 @@ from bgem3.stores import qdrant_points
 from bgem3.stores.engine import key_of, pool_tokens
 from bgem3.stores.memory import MemoryStore
 from bgem3.stores.qdrant import QdrantStore
-from bgem3.types import Chunk, SearchPlan, Weights
+from bgem3.types import Chunk, Matches, SearchPlan, Weights
 from tests.support.vectors import SETTINGS, embed
 
 TEXTS = [f"text {i}" for i in range(50)]
@@ -73,6 +73,23 @@ def test_one_request_a_search_and_the_ranking_of_memory(options):
             assert hit.score == pytest.approx(other.score, abs=1e-5)
             # a head without weight is not asked of the engine
             assert hit.scores == pytest.approx({head: other.scores[head] for head in hit.scores}, abs=1e-5)
+
+
+def test_a_chunk_that_is_deleted_between_a_search_and_its_explanation():
+    class Deleting(Recorder):
+        def query_batch_points(self, *args):
+            found = self._inner.query_batch_points(*args)
+            self._inner.delete("bgem3", [key_of("id 3"), *self.more], wait=True)
+            return found
+
+    client = Deleting()
+    client.more = []
+    store = filled(client)
+    hits = {hit.id: hit for hit in store.search(embed(["text 3"]), SearchPlan(k=5, explain=True))}
+    assert (hits["id 3"].text, hits["id 3"].matches) == ("text 3", Matches())
+    assert all(hit.matches.tokens for id_, hit in hits.items() if id_ != "id 3")
+    client.more = [key_of(chunk.id) for chunk in CHUNKS]
+    assert {hit.matches for hit in store.search(embed(["text 4"]), SearchPlan(k=5, explain=True))} == {Matches()}
 
 
 def test_exhaustive_counts_first():
