@@ -53,6 +53,7 @@ def _delete(client, name, body):
 
 
 ROUTES: list[tuple[str, str, Callable]] = [
+    ("GET", r"/collections()", lambda client, name, body: client.get_collections()),
     ("GET", r"/collections/(\w+)/exists", lambda client, name, body: {"exists": client.collection_exists(name)}),
     ("GET", r"/collections/(\w+)", lambda client, name, body: client.get_collection(name)),
     ("PUT", r"/collections/(\w+)", _create),

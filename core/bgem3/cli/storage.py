@@ -85,14 +85,15 @@ def repair(
 
     A file that is damaged as a whole, or of an older format, is put aside first; what of it can be read is kept.
     """
+    from bgem3.index.files import CollectionFiles
     from bgem3.index_settings import encode_passages, settings_of
     from bgem3.stores.chroma import ChromaStore
     from bgem3.stores.chroma_rescue import needs_rescue, rescue
     from bgem3.stores.chroma_upkeep import backfill as mend
 
     encoder = load_encoder(model, backend, precision)
-    rescued = None
-    if needs_rescue(Path(db) / f"bgem3-{collection}.sqlite3"):
+    files, rescued = CollectionFiles(Path(db), collection), None
+    if needs_rescue(files.sidecar):
         rescued = rescue(Path(db), collection, settings_of(encoder, "m3"))
     with closing(ChromaStore(db, collection=collection)) as store:
         made_with = store.open()
@@ -105,7 +106,7 @@ def repair(
         write_json({"chunks": count, "mended": mended} | ({} if rescued is None else {"rescued": rescued}))
         return
     if rescued is not None:
-        console().print(f"the file was put aside as bgem3-{collection}.sqlite3.damaged; {rescued} rows of it are kept")
+        console().print(f"the file was put aside as {files.damaged.name}; {rescued} rows of it are kept")
     _show(mended)
     console().print(f"{count} chunks, {len(mended)} mended")
 
@@ -147,11 +148,13 @@ def _show(problems: Mapping[str, Problem]) -> None:
 
 def _sizes(db: Path, collection: str) -> dict[str, int]:
     """Bytes of each part on disk; Chroma's files hold every collection of the folder."""
-    stem = db / f"bgem3-{collection}"
-    beside = [path for path in db.glob(f"{stem.name}.sqlite3*") if path.is_file()]
-    lexical = [path for path in Path(f"{stem}.lexical").rglob("*") if path.is_file()]
-    chroma = [
-        path for path in db.rglob("*") if path.is_file() and not path.relative_to(db).parts[0].startswith("bgem3-")
-    ]
-    parts = {"sidecar": beside, "lexical snapshot": lexical, "chroma, all collections": chroma}
-    return {name: sum(path.stat().st_size for path in paths) for name, paths in parts.items()}
+    from bgem3.index.files import CollectionFiles
+
+    files = CollectionFiles(db, collection)
+    chroma = (path for path in db.rglob("*") if not CollectionFiles.is_ours(path.relative_to(db).parts[0]))
+    parts = {
+        "sidecar": files.databases,
+        "lexical snapshot": files.lexical.rglob("*"),
+        "chroma, all collections": chroma,
+    }
+    return {name: sum(path.stat().st_size for path in paths if path.is_file()) for name, paths in parts.items()}

@@ -30,6 +30,7 @@ from scipy.sparse import csr_array
 from bgem3.embeddings import M3Embeddings
 from bgem3.errors import IndexMismatchError, StoreCorruptError
 from bgem3.index.database import Database
+from bgem3.index.files import CollectionFiles
 from bgem3.stores.filters import FIELDS_SCHEMA, to_fields
 from bgem3.types import Chunk, FloatArray, IndexSettings, IntArray, Metadata, MetadataValue
 
@@ -345,7 +346,8 @@ class Sidecar:
 
 
 def _repair(path: Path) -> str:
-    return f"bgem3 repair --db {path.parent} --collection {path.stem.removeprefix('bgem3-')}"
+    files = CollectionFiles.of(path)
+    return f"bgem3 repair --db {files.folder} --collection {files.name}"
 
 
 def old_rows(pending: Sequence[Pending]) -> IntArray:

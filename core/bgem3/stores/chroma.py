@@ -15,6 +15,7 @@ from scipy.sparse import csr_array
 
 from bgem3.embeddings import M3Embeddings
 from bgem3.errors import InvalidInputError, StoreClosedError, StoreError, StoreWriteError
+from bgem3.index.files import CollectionFiles
 from bgem3.index.lexical import LexicalIndex
 from bgem3.index.multi_vector import Codec, get_codec
 from bgem3.index.sidecar import Pending, Sidecar, hash_text, new_rows, old_rows
@@ -78,7 +79,7 @@ class ChromaStore:
         get_codec(codec, 1)
         # Resolved: Chroma keeps its clients by the path as it was written, whatever folder that meant then.
         self._path = Path(path).resolve() if path is not None else None
-        self._folder = Path(sidecar if sidecar is not None else str(path)).resolve()
+        self._files = CollectionFiles(Path(sidecar if sidecar is not None else str(path)).resolve(), collection)
         self._name, self._client, self._codec_name = collection, client, codec
         self._lock = RLock()
         self._adopts = self._opened = self._closed = self._lost = False
@@ -280,18 +281,17 @@ class ChromaStore:
             self._searcher.lexical.add(new_rows(pending), sparse)
 
     def _open(self, settings: IndexSettings | None) -> None:
-        stem = self._folder / f"bgem3-{self._name}"
-        path = Path(f"{stem}.sqlite3")
+        path = self._files.sidecar
         if self._adopts:
             require_collection(self._name, path=self._path, client=self._client)
         prepare(path, exists=settings is None)
-        self._writer = WriterLock(Path(f"{stem}.lock"), self._name)
+        self._writer = WriterLock(self._files.lock, self._name)
         with ExitStack() as after_error:
             self._sidecar = after_error.enter_context(closing(Sidecar(path, codec=self._codec_name)))
             self._settings = agree(self._sidecar, settings)
             self._codec: Codec = get_codec(self._sidecar.codec, self._settings.multi_dim)
-            files, lock = self._path or folder_of(self._client), Path(f"{stem}.graph.lock")
-            self._graph = Graph(files, self._name, lock=lock, sidecar=self._sidecar)
+            folder = self._path or folder_of(self._client)
+            self._graph = Graph(folder, self._name, lock=self._files.graph_lock, sidecar=self._sidecar)
             guards = self._sidecar, self._writer, self._graph
             self._opener = Opener(self._name, *guards, self._path, self._client, adopt=self._adopts)
             self._graph_generation, row = self._sidecar.generation(), self._sidecar.last_row()
@@ -313,9 +313,9 @@ class ChromaStore:
 
     def _load(self, graph_row: int) -> None:
         """Map the lexical index from its snapshot."""
-        folder = self._folder / f"bgem3-{self._name}.lexical"
-        self._snapshot = Snapshot(folder, owner=self._sidecar.uuid, weighting=self._settings.lexical)
-        lexical = LexicalIndex(self._settings.lexical, self._snapshot.restore())
+        weighting = self._settings.lexical
+        self._snapshot = Snapshot(self._files.lexical, owner=self._sidecar.uuid, weighting=weighting)
+        lexical = LexicalIndex(weighting, self._snapshot.restore())
         self._searcher = ChromaSearcher(self._sidecar, self._collection, lexical, self._codec, graph_row=graph_row)
         self._follow()
 

@@ -20,7 +20,7 @@ from bgem3.errors import (
     StoreError,
     StoreWriteError,
 )
-from bgem3.stores.chroma_embedded import connect, disconnect
+from bgem3.stores.chroma_embedded import OWNER, connect, disconnect
 from bgem3.stores.chroma_graph import Graph
 from bgem3.types import Chunk, FloatArray
 
@@ -28,9 +28,8 @@ if TYPE_CHECKING:
     from chromadb.api import ClientAPI
 
 _log = logging.getLogger(__name__)
-# Chroma metadata of ours: the sidecar row of a chunk, the sidecar of a collection.
+# Chroma metadata of ours: the sidecar row of a chunk.
 _POINTER = "_bgem3_row"
-_OWNER = "_bgem3_sidecar"
 # Recall at 100 against exhaustive search: 0.997, 0.933 with the defaults. See docs/decisions/chroma-hnsw.md.
 _HNSW = {"space": "ip", "ef_construction": 200, "max_neighbors": 32, "ef_search": 256}
 # Below Chroma's own limit of 5,461, so that a batch of wide vectors stays small.
@@ -87,7 +86,7 @@ class ChromaCollection:
                 )
                 after_error.callback(self.close)
                 self._collection = self._client.get_or_create_collection(
-                    name, metadata={_OWNER: owner}, configuration=cast(Any, {"hnsw": _HNSW}), embedding_function=None
+                    name, metadata={OWNER: owner}, configuration=cast(Any, {"hnsw": _HNSW}), embedding_function=None
                 )
                 # Not more than Chroma takes between two times it saves the graph: see `Graph.changing`.
                 described = self._collection.configuration_json.get("hnsw") or {}
@@ -136,7 +135,7 @@ class ChromaCollection:
     @property
     def owner(self) -> str | None:
         """The uuid of the sidecar that the collection belongs to, None where another program made it."""
-        found = (self._collection.metadata or {}).get(_OWNER)
+        found = (self._collection.metadata or {}).get(OWNER)
         return None if found is None else str(found)
 
     def _mark(self, owner: str) -> None:
@@ -144,7 +143,7 @@ class ChromaCollection:
         # The space of the index stands in the configuration too; Chroma refuses to see it here again.
         kept = {k: v for k, v in (self._collection.metadata or {}).items() if not k.startswith("hnsw:")}
         with self.errors(StoreWriteError):
-            self._collection.modify(metadata={**kept, _OWNER: owner})
+            self._collection.modify(metadata={**kept, OWNER: owner})
             self._collection.modify(configuration=cast(Any, {"hnsw": {"ef_search": _HNSW["ef_search"]}}))
 
     def ids(self) -> list[str]:

@@ -10,16 +10,20 @@ through the same graph. chromadb's cache of systems is not safe for threads; the
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakSet
 
-from bgem3.errors import MissingExtraError, StoreError, StoreNotFoundError
+from bgem3.errors import BGEM3Error, IndexMismatchError, MissingExtraError, StoreError, StoreNotFoundError
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
 
+# Chroma metadata of ours: the sidecar of a collection.
+OWNER = "_bgem3_sidecar"
 _LOCK = Lock()
 # Systems that were made here.
 _OURS: WeakSet[Any] = WeakSet()
@@ -99,21 +103,41 @@ def require_collection(name: str, *, path: Path | None, client: ClientAPI | None
     """Raise StoreNotFoundError where there is no such collection; nothing is made."""
     if client is None and not (path and (path / "chroma.sqlite3").is_file()):
         raise StoreNotFoundError(f"{path}: no Chroma database. Fix: the folder that was its persist_directory")
-    opened = client or connect(path)[0]
-    try:
+    with _opened(path, client) as opened:
         names = [collection.name for collection in opened.list_collections()]
-    finally:
-        if client is None:
-            disconnect(opened)
     if name not in names:
         raise StoreNotFoundError(f"collection: none is called {name!r}, there are {', '.join(names) or 'none'}")
 
 
 def delete_collection(name: str, path: Path) -> None:
-    """Delete a collection of an embedded Chroma with all its chunks; one that is not there is left so."""
-    client, _ = connect(path)
+    """Delete a collection of an embedded Chroma with all its chunks; one that is not there is left so.
+
+    Raises:
+        IndexMismatchError: another program made it.
+        StoreError: Chroma cannot be opened, or refuses.
+    """
+    with _opened(path) as client:
+        for collection in client.list_collections():
+            if collection.name == name and OWNER not in (collection.metadata or {}):
+                raise IndexMismatchError(
+                    f"collection {name!r}: another program made the one in Chroma. Fix: delete it there, or the file "
+                    f"bgem3-{name}.sqlite3 alone"
+                )
+            if collection.name == name:
+                client.delete_collection(name)
+
+
+@contextmanager
+def _opened(path: Path | None, client: ClientAPI | None = None) -> Iterator[ClientAPI]:
+    """Give the caller's client, or one for as long as this lasts; Chroma's errors become ours."""
     try:
-        if name in [collection.name for collection in client.list_collections()]:
-            client.delete_collection(name)
-    finally:
-        disconnect(client)
+        opened = client or connect(path)[0]
+        try:
+            yield opened
+        finally:
+            if client is None:
+                disconnect(opened)
+    except (BGEM3Error, OSError):
+        raise
+    except Exception as error:  # chromadb raises its own, ValueError, httpx's and Rust's, with no common base
+        raise StoreError(f"{path or 'client'}: Chroma refused ({type(error).__name__}: {error})") from error

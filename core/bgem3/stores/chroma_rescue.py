@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from bgem3.errors import StoreError, StoreLockedError, StoreNotFoundError, StoreWriteError
+from bgem3.index.files import CollectionFiles
 from bgem3.index.sidecar import FORMAT, Sidecar, checksum_of
 from bgem3.stores.chroma_database import run
+from bgem3.stores.chroma_embedded import OWNER
 from bgem3.stores.writer_lock import WriterLock
 from bgem3.types import IndexSettings
 
@@ -23,9 +25,9 @@ _COLUMNS = (
     "row, id, text_hash, metadata, sparse_checksum, dense_checksum, multi_vector_checksum, "
     "tokens, weights, dense, multi_vector"
 )
-_OWNER = (
+_OWNERS = (
     "SELECT str_value FROM collection_metadata JOIN collections ON collections.id = collection_id "
-    "WHERE name = ? AND key = '_bgem3_sidecar'"
+    f"WHERE name = ? AND key = '{OWNER}'"
 )
 _POINTERS = (
     "SELECT embeddings.embedding_id, int_value FROM embedding_metadata "
@@ -66,14 +68,14 @@ def rescue(folder: Path, collection: str, settings: IndexSettings, *, codec: str
         StoreLockedError: another process writes.
         StoreWriteError: the folder refuses it.
     """
-    path = folder / f"bgem3-{collection}.sqlite3"
-    lock = WriterLock(path.with_suffix(".lock"), collection)
+    files = CollectionFiles(folder, collection)
+    path, lock = files.sidecar, WriterLock(files.lock, collection)
     with lock.tried() as taken:
         if not taken:
             raise StoreLockedError(f"{path}: another process writes to it. Fix: close it there")
         owner, pointers = _chroma_says(folder, collection)
-        damaged = _put_aside(path)
-        with closing(sqlite3.connect(damaged)) as old:
+        _put_aside(path, files.damaged)
+        with closing(sqlite3.connect(files.damaged)) as old:
             # Lets SQLite read a file that is cut off.
             old.execute("PRAGMA writable_schema = ON")
             meta = dict(_read(old, "SELECT key, value FROM meta"))
@@ -89,7 +91,7 @@ def _chroma_says(folder: Path, collection: str) -> tuple[str, dict[str, int]]:
     if not database_path.is_file():
         raise StoreNotFoundError(f"{folder}: no Chroma database. Fix: --db, the folder of the collection")
     try:
-        owner, rows = run(folder, (_OWNER, [collection]), (_POINTERS, [collection]))
+        owner, rows = run(folder, (_OWNERS, [collection]), (_POINTERS, [collection]))
     except sqlite3.Error as error:
         raise StoreError(f"{database_path}: cannot be read ({error})") from error
     if not owner:
@@ -97,8 +99,7 @@ def _chroma_says(folder: Path, collection: str) -> tuple[str, dict[str, int]]:
     return str(owner[0][0]), {str(id_): int(row) for id_, row in rows}
 
 
-def _put_aside(path: Path) -> Path:
-    damaged = path.with_name(f"{path.name}.damaged")
+def _put_aside(path: Path, damaged: Path) -> None:
     try:
         for suffix in ("", "-wal", "-shm"):
             Path(f"{damaged}{suffix}").unlink(missing_ok=True)
@@ -106,7 +107,6 @@ def _put_aside(path: Path) -> Path:
                 Path(f"{path}{suffix}").rename(f"{damaged}{suffix}")
     except OSError as error:
         raise StoreWriteError(f"{path}: cannot be put aside ({error}). Fix: make the folder writable") from error
-    return damaged
 
 
 def _save_settings(new: Sidecar, meta: Mapping[str, Any], settings: IndexSettings) -> None:

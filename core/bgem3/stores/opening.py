@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bgem3.errors import MissingExtraError, StoreWriteError
+from bgem3.errors import IndexMismatchError, StoreWriteError
+from bgem3.index.files import CollectionFiles
+from bgem3.redact import without_user
+from bgem3.stores.addresses import Address
 from bgem3.stores.base import Store
+from bgem3.stores.layouts import Layout
 from bgem3.stores.writer_lock import WriterLock
 
 if TYPE_CHECKING:
-    from qdrant_client import QdrantClient
+    from bgem3.stores.qdrant_collection import QdrantCollection
 
 
 def open_store(db: str, collection: str) -> Store:
@@ -26,26 +30,22 @@ def open_store(db: str, collection: str) -> Store:
 
     Raises:
         MissingExtraError: the package of the store is not installed.
+        InvalidInputError, StoreError: as the store's constructor.
     """
-    if _is_address(db):
-        from bgem3.stores.qdrant import QdrantStore
-
-        return QdrantStore(url=db, collection=collection, api_key=os.environ.get("QDRANT_API_KEY"))
-    from bgem3.stores.chroma import ChromaStore
-
-    return ChromaStore(db, collection=collection)
+    return Address("qdrant" if _is_address(db) else "chroma", db, collection).make()
 
 
 def collection_names(db: str) -> list[str]:
-    """Return the names of the collections at an address, sorted.
+    """Return the names of the collections at an address, sorted; on a server those of other programs too.
 
     Raises:
         MissingExtraError: the package of the store is not installed.
+        StoreConnectionError, StoreAccessError, StoreError: as the server failed.
     """
     if not _is_address(db):
-        return sorted(path.stem.removeprefix("bgem3-") for path in Path(db).glob("bgem3-*.sqlite3"))
-    with _qdrant(db) as client:
-        return sorted(one.name for one in client.get_collections().collections)
+        return CollectionFiles.names(Path(db))
+    with _qdrant(db, without_user(db)) as server:
+        return sorted(one.name for one in server.call(server.client.get_collections).collections)
 
 
 def drop_collection(db: str, collection: str) -> None:
@@ -54,46 +54,47 @@ def drop_collection(db: str, collection: str) -> None:
     After a crash it is wholly gone, or a second call ends it.
 
     Raises:
+        IndexMismatchError: another program made it.
         StoreLockedError: another process writes to it.
         StoreWriteError: a file cannot be deleted.
+        StoreConnectionError, StoreAccessError, StoreError: as the server failed.
         MissingExtraError: the package of the store is not installed.
     """
-    if _is_address(db):
-        with _qdrant(db) as client:
-            client.delete_collection(collection)
-    elif collection in collection_names(db):
-        _drop_from_folder(Path(db), collection)
+    if not _is_address(db):
+        if collection in collection_names(db):
+            _drop_from_folder(CollectionFiles(Path(db), collection))
+        return
+    with _qdrant(db, collection) as server:
+        if server.call(server.client.collection_exists, collection):
+            if server.read()[1] is None:
+                raise IndexMismatchError(f"collection {collection!r}: another program made it. Fix: delete it there")
+            server.call(server.client.delete_collection, collection)
 
 
-def _drop_from_folder(folder: Path, collection: str) -> None:
+def _drop_from_folder(files: CollectionFiles) -> None:
     """Delete from Chroma first: what is left beside it names the collection, for a second call."""
     from bgem3.stores.chroma_embedded import delete_collection
 
-    stem = folder / f"bgem3-{collection}"
-    lock = WriterLock(Path(f"{stem}.lock"), collection)
+    lock = WriterLock(files.lock, files.name)
     lock.take()
     try:
-        delete_collection(collection, folder)
-        shutil.rmtree(f"{stem}.lexical", ignore_errors=True)
-        for ending in ("sqlite3-wal", "sqlite3-shm", "sqlite3"):
-            Path(f"{stem}.{ending}").unlink(missing_ok=True)
+        delete_collection(files.name, files.folder)
+        shutil.rmtree(files.lexical, ignore_errors=True)
+        for path in files.databases:
+            path.unlink(missing_ok=True)
     except OSError as error:
-        raise StoreWriteError(f"{folder}: cannot be written ({error}). Fix: make it writable") from error
+        raise StoreWriteError(f"{files.folder}: cannot be written ({error}). Fix: make it writable") from error
     finally:
         lock.release()
 
 
 @contextmanager
-def _qdrant(db: str) -> Iterator[QdrantClient]:
-    try:
-        from qdrant_client import QdrantClient
-    except ImportError as error:
-        raise MissingExtraError("qdrant-client", "qdrant", db) from error
-    client = QdrantClient(url=db, api_key=os.environ.get("QDRANT_API_KEY"), check_compatibility=False)
-    try:
-        yield client
-    finally:
-        client.close()
+def _qdrant(db: str, name: str) -> Iterator[QdrantCollection]:
+    """Ask a server, about a collection or of all; errors call it by that name."""
+    from bgem3.stores.qdrant_collection import QdrantCollection, connect
+
+    with closing(connect(None, db, os.environ.get("QDRANT_API_KEY"), False, 6334, 60)) as client:
+        yield QdrantCollection(client, name, {}, Layout())
 
 
 def _is_address(db: str) -> bool:

@@ -11,7 +11,7 @@ from chromadb.config import Settings
 
 from bgem3.errors import StoreError, StoreNotFoundError
 from bgem3.stores.chroma import ChromaStore
-from bgem3.stores.chroma_embedded import connect, delete_collection, disconnect, require_collection
+from bgem3.stores.chroma_embedded import OWNER, connect, delete_collection, disconnect, require_collection
 from bgem3.stores.chroma_upkeep import Report, verify
 from bgem3.types import Chunk, SearchPlan
 from tests.support.vectors import SETTINGS, embed
@@ -56,7 +56,7 @@ def test_collections_are_found_and_deleted(tmp_path):
     with pytest.raises(StoreNotFoundError, match="no Chroma database"):
         require_collection("tea", path=tmp_path, client=None)
     client, _ = connect(tmp_path)
-    client.create_collection("tea")
+    client.create_collection("tea", metadata={OWNER: "a sidecar"})
     require_collection("tea", path=tmp_path, client=None)
     delete_collection("tea", tmp_path)
     delete_collection("milk", tmp_path)

@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-import json
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-from typing import ClassVar
+import sqlite3
+from contextlib import closing
+
+import chromadb
+import pytest
+from qdrant_client import models
 
 from bgem3 import HybridIndex, M3Encoder
+from bgem3.errors import IndexMismatchError, StoreAccessError, StoreConnectionError, StoreError
 from bgem3.stores.chroma import ChromaStore
 from bgem3.stores.chroma_embedded import delete_collection
+from bgem3.stores.chroma_rescue import rescue
 from bgem3.stores.opening import collection_names, drop_collection, open_store
 from bgem3.stores.qdrant import QdrantStore
+from tests.support.qdrant_server import QdrantServer
+from tests.support.vectors import SETTINGS
 
 
-class Qdrant(BaseHTTPRequestHandler):
-    """Answers as Qdrant does when it is asked for its collections, or to delete one."""
-
-    names: ClassVar[list[str]] = []
-
-    def do_GET(self):
-        assert self.path == "/collections"
-        self.answer({"collections": [{"name": name} for name in self.names]})
-
-    def do_DELETE(self):
-        self.names.remove(self.path.removeprefix("/collections/"))
-        self.answer(True)
-
-    def answer(self, result):
-        body = json.dumps({"result": result, "status": "ok", "time": 0})
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body.encode())
-
-    def log_message(self, *arguments):
-        pass
+@pytest.fixture
+def server():
+    server = QdrantServer()
+    yield server
+    server.close()
 
 
 def test_a_folder_is_chroma(tmp_path):
@@ -46,16 +34,70 @@ def test_a_folder_is_chroma(tmp_path):
     assert collection_names(str(tmp_path / "nowhere")) == []
 
 
-def test_an_address_is_qdrant():
-    Qdrant.names[:] = ["tea", "cars"]
-    with ThreadingHTTPServer(("127.0.0.1", 0), Qdrant) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        assert collection_names(address) == ["cars", "tea"]
-        drop_collection(address, "tea")
-        assert collection_names(address) == ["cars"]
-        server.shutdown()
+def test_an_address_is_qdrant(server):
+    for name in ("tea", "cars"):
+        with closing(QdrantStore(url=server.url, prefer_grpc=False, collection=name)) as store:
+            store.open(SETTINGS)
+    assert collection_names(server.url) == ["cars", "tea"]
+    drop_collection(server.url, "tea")
+    drop_collection(server.url, "nobody")
+    assert collection_names(server.url) == ["cars"]
     assert isinstance(open_store("http://127.0.0.1:1", "tea"), QdrantStore)
+
+
+def test_a_collection_of_another_program_is_not_dropped(server, tmp_path):
+    width = models.VectorParams(size=4, distance=models.Distance.DOT)
+    server.client.create_collection("theirs", vectors_config=width)
+    with pytest.raises(IndexMismatchError, match="collection 'theirs': another program made it. Fix: delete it there"):
+        drop_collection(server.url, "theirs")
+    assert collection_names(server.url) == ["theirs"]
+    (tmp_path / "bgem3-theirs.sqlite3").touch()
+    options = chromadb.Settings(anonymized_telemetry=False)
+    with chromadb.PersistentClient(str(tmp_path), settings=options) as client:
+        client.create_collection("theirs").add(ids=["a"], documents=["x"], embeddings=[[1.0]])
+    with pytest.raises(IndexMismatchError, match="another program made the one in Chroma. Fix: delete it there, or"):
+        drop_collection(str(tmp_path), "theirs")
+    with chromadb.PersistentClient(str(tmp_path), settings=options) as client:
+        assert client.get_collection("theirs").count() == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "message"),
+    [
+        (503, StoreConnectionError, "does not answer .*Fix: check that it runs"),
+        (403, StoreAccessError, "refused the key"),
+        (400, StoreError, "Qdrant refused"),
+    ],
+)
+def test_what_a_servers_answers_become(server, no_waiting, status, error, message):
+    server.status = status
+    for call in (lambda: collection_names(server.url), lambda: drop_collection(server.url, "tea")):
+        with pytest.raises(error, match=message):
+            call()
+
+
+def test_no_server(no_waiting):
+    with pytest.raises(StoreConnectionError, match=r"'http://127\.0\.0\.1:9': the server does not answer") as error:
+        collection_names("http://somebody:secret@127.0.0.1:9")
+    assert "secret" not in str(error.value)
+
+
+def test_a_folder_whose_chroma_cannot_be_opened(tmp_path):
+    (tmp_path / "bgem3-tea.sqlite3").touch()
+    (tmp_path / "chroma.sqlite3").write_bytes(b"x" * 8192)
+    with pytest.raises(StoreError, match="Chroma refused"):
+        drop_collection(str(tmp_path), "tea")
+
+
+def test_what_a_repair_put_aside_is_dropped_too(tmp_path):
+    with closing(ChromaStore(tmp_path, collection="tea")) as store:
+        store.open(SETTINGS)
+    with closing(sqlite3.connect(tmp_path / "bgem3-tea.sqlite3")) as database, database:
+        database.execute("UPDATE meta SET value = '1' WHERE key = 'format'")
+    rescue(tmp_path, "tea", SETTINGS)
+    assert (tmp_path / "bgem3-tea.sqlite3.damaged").exists()
+    drop_collection(str(tmp_path), "tea")
+    assert {path.name for path in tmp_path.glob("bgem3-tea*")} <= {"bgem3-tea.lock", "bgem3-tea.graph.lock"}
 
 
 def test_dropping_leaves_nothing_of_a_collection_and_all_of_the_others(tmp_path, checkpoint):
