@@ -17,11 +17,10 @@ from bgem3.embeddings import M3Embeddings
 from bgem3.encoder import M3Encoder
 from bgem3.errors import InvalidInputError, SettingsWarning, StoreClosedError
 from bgem3.index.threads import map_all
-from bgem3.index_settings import LENGTHS, check_lengths, differences, encode_passages, settings_of
-from bgem3.ingestion import Prepared, checked_slices, overlapped
-from bgem3.intake import check_id, check_ids, check_new, check_parts, too_long_by_id
+from bgem3.index_settings import LENGTHS, check_lengths, check_widths, differences, encode_passages, settings_of
+from bgem3.ingestion import Prepared, aoverlapped, checked_slices, overlapped
+from bgem3.intake import check_ids, check_parts, checked_chunks, too_long_by_id
 from bgem3.matches import named
-from bgem3.metadata import check_metadata
 from bgem3.stores.base import Store
 from bgem3.tuned import Tuned
 from bgem3.types import (
@@ -133,13 +132,12 @@ class HybridIndex:
             InvalidInputError, DuplicateIdError, IndexMismatchError, StoreError: as `add`.
         """
         self._check_can_add()
-        checked = [
-            Chunk(check_id(c.id), c.text, check_metadata(c.metadata, f"chunks[{i}]")) for i, c in enumerate(chunks)
-        ]
-        check_new(checked, {})
+        parts = ([chunk.text for chunk in chunks], [chunk.id for chunk in chunks], [chunk.metadata for chunk in chunks])
+        checked = list(checked_chunks(*parts))
         if len(checked) != len(embeddings):
             raise InvalidInputError(f"embeddings: got {len(embeddings)} for {len(checked)} chunks, expected one each")
-        ready = self._with_lexical(embeddings, [chunk.text for chunk in checked])
+        ready = self._with_lexical(embeddings, parts[0])
+        check_widths(self._settings, ready, HEADS)
         self._write(Prepared(checked, ready, []))
 
     def search(
@@ -211,9 +209,15 @@ class HybridIndex:
 
         Under `lexical="bm25"` their sparse rows must be token counts. With `explain=True` the matches name
         tokens by id and position only, since the queries' texts are not known here.
+
+        Raises:
+            HeadNotEncodedError: they lack a head that the plan needs.
+            InvalidInputError: a head has another width than the index's, or as `search`.
+            InvalidFilterError, StoreClosedError: as `search`.
         """
         plan = self.plan(**options)
         self._check_can_search()
+        check_widths(self._settings, queries, queries.heads)
         return self._run(queries, plan)
 
     def plan(self, **options: Unpack[SearchOptions]) -> SearchPlan:
@@ -237,25 +241,19 @@ class HybridIndex:
 
     async def aadd(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         *,
-        ids: Sequence[str] | None = None,
-        metadatas: Sequence[Metadata | None] | None = None,
+        ids: Iterable[str] | None = None,
+        metadatas: Iterable[Metadata | None] | None = None,
         show_progress: bool = False,
     ) -> list[str]:
-        """Do what `add` does, beside the event loop."""
+        """Do what `add` does, beside the event loop; iterators are read in threads, one after another."""
         self._check_can_add()
         added: dict[str, None] = {}
-        with tqdm(total=len(texts), unit="text", desc="Adding", disable=not show_progress) as bar:
-            for part in checked_slices(texts, ids, metadatas, added):
-                new, known = await asyncio.to_thread(self._split, part)
-                embeddings = None
-                if new:
-                    passages = [chunk.text for chunk in new]
-                    with too_long_by_id(new):
-                        encoded = await self.encoder.aencode_passages(passages, heads=self._model_heads())
-                    embeddings = await asyncio.to_thread(self._with_lexical, encoded, passages)
-                bar.update(await asyncio.to_thread(self._write, Prepared(new, embeddings, known)))
+        total = len(texts) if isinstance(texts, Sequence) else None
+        parts = checked_slices(texts, ids, metadatas, added)
+        with tqdm(total=total, unit="text", desc="Adding", disable=not show_progress) as bar:
+            await aoverlapped(parts, self._aprepare, self._write, bar.update)
         return list(added)
 
     def get(self, ids: Sequence[str]) -> list[Chunk]:
@@ -360,6 +358,15 @@ class HybridIndex:
     def _prepare(self, chunks: Sequence[Chunk]) -> Prepared:
         new, known = self._split(chunks)
         return Prepared(new, self._encode(new) if new else None, known)
+
+    async def _aprepare(self, chunks: Sequence[Chunk]) -> Prepared:
+        new, known = await asyncio.to_thread(self._split, chunks)
+        if not new:
+            return Prepared(new, None, known)
+        texts = [chunk.text for chunk in new]
+        with too_long_by_id(new):
+            encoded = await self.encoder.aencode_passages(texts, heads=self._model_heads())
+        return Prepared(new, await asyncio.to_thread(self._with_lexical, encoded, texts), known)
 
     def _write(self, prepared: Prepared) -> int:
         """Write a slice and return how many chunks it has."""

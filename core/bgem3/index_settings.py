@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from bgem3.embeddings import M3Embeddings
-from bgem3.errors import IndexMismatchError
-from bgem3.types import HEADS, IndexSettings, Lexical
+from bgem3.errors import IndexMismatchError, InvalidInputError
+from bgem3.types import HEADS, Head, IndexSettings, Lexical
 
 if TYPE_CHECKING:
     from bgem3.encoder import M3Encoder
@@ -51,6 +51,22 @@ def check_lengths(made_with: IndexSettings, wanted: IndexSettings) -> None:
             f"the index was made with other lengths: {differing}. Fix: pass those to M3Encoder.from_pretrained, or "
             f"encoder.reading_as(index.settings)"
         )
+
+
+def check_widths(settings: IndexSettings, embeddings: M3Embeddings, heads: Collection[Head]) -> None:
+    """Refuse embeddings of another width than an index holds.
+
+    Raises:
+        HeadNotEncodedError: one of the heads is not there.
+        InvalidInputError: names the head and both widths.
+    """
+    for head in heads if len(embeddings) else ():
+        found = embeddings.multi_vector.dim if head == "multi_vector" else getattr(embeddings, head).shape[1]
+        wanted = {"dense": settings.dim, "sparse": settings.vocab_size, "multi_vector": settings.multi_dim}[head]
+        if found != wanted:
+            raise InvalidInputError(
+                f"embeddings: {head} is {found} wide, the index holds {wanted}. Fix: encode with the index's own encoder"
+            )
 
 
 def encode_passages(encoder: M3Encoder, lexical: Lexical, texts: Sequence[str]) -> M3Embeddings:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -86,3 +87,29 @@ def overlapped(
             raise
         if running is not None:
             yield running.result()
+
+
+async def aoverlapped(
+    items: Iterator[Item],
+    prepare: Callable[[Item], Awaitable[Ready]],
+    write: Callable[[Ready], Done],
+    written: Callable[[Done], object],
+) -> None:
+    """Do what `overlapped` does, beside the event loop: items are read and written in threads.
+
+    Args:
+        items: None of them None.
+        prepare: Runs while the item before is written.
+        write: Runs in a thread.
+        written: Told what `write` returned, in order.
+    """
+    running: asyncio.Task[Done] | None = None
+    try:
+        while (item := await asyncio.to_thread(next, items, None)) is not None:
+            ready = await prepare(item)
+            if running is not None:
+                written(await running)
+            running = asyncio.create_task(asyncio.to_thread(write, ready))
+    finally:
+        if running is not None:
+            written(await running)

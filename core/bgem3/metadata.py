@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bgem3.errors import InvalidMetadataError
-from bgem3.types import MetadataValue
+from bgem3.types import Metadata, MetadataValue
 
 # Keys with this prefix are the stores' own; those with one of the others Chroma refuses, and an index may move there.
 RESERVED_PREFIX = "_bgem3"
@@ -41,7 +41,12 @@ def check_metadata(metadata: object, name: str, *, stored: bool = False) -> dict
                 f"Fix: rename it"
             )
         _check_value(value, f"{name}[{key!r}]")
-    return dict(metadata)
+    return copied(metadata)
+
+
+def copied(metadata: Metadata) -> dict[str, MetadataValue]:
+    """Return a copy of metadata that shares no list with it."""
+    return {key: value.copy() if isinstance(value, list) else value for key, value in metadata.items()}
 
 
 def storable(metadata: Mapping[str, Any]) -> dict[str, MetadataValue]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 import warnings
 
 import numpy as np
 import pytest
 
+from bgem3.embeddings import M3Embeddings
 from bgem3.encoder import M3Encoder
 from bgem3.errors import (
     DuplicateIdError,
+    HeadNotEncodedError,
     IndexMismatchError,
     InvalidInputError,
     InvalidMetadataError,
@@ -23,6 +26,7 @@ from bgem3.errors import (
 from bgem3.hybrid import HybridIndex
 from bgem3.stores.memory import MemoryStore
 from bgem3.types import HEADS, Chunk, Weights
+from tests.support.embeddings import random_embeddings
 from tests.support.fake_encoder import FakeEncoder
 from tests.support.heartbeat import heartbeat
 
@@ -122,7 +126,12 @@ def test_metadata_is_copied(index):
     metadata = {"tags": ["a"], "n": 1}
     index.add(["x"], ids=["1"], metadatas=[metadata])
     metadata["n"] = 2
-    assert index.get(["1"])[0].metadata["n"] == 1
+    metadata["tags"].append("b")
+    for chunk in (*index.get(["1"]), *index.search("x"), *next(index.store.scan())[0], *index.store.export()[0]):
+        assert chunk.metadata == {"tags": ["a"], "n": 1}
+        chunk.metadata["n"] = 2
+        chunk.metadata["tags"].append("b")
+    assert index.get(["1"])[0].metadata == {"tags": ["a"], "n": 1}
 
 
 def test_embedded_chunks_and_queries(index, encoder):
@@ -137,6 +146,38 @@ def test_embedded_chunks_and_queries(index, encoder):
     with pytest.raises(DuplicateIdError, match="'9' stands twice"):
         index.add_embedded([Chunk("9", "x"), Chunk("9", "y")], embeddings[:2])
     assert index.count() == 4
+    index.add_embedded([], embeddings[:0])
+
+
+@pytest.mark.parametrize(
+    ("chunk", "error", "message"),
+    [
+        (Chunk("1", None), InvalidTextError, r"texts\[0\]: expected a str, got NoneType"),
+        (Chunk("1", "\ud800"), InvalidTextError, "not valid Unicode"),
+        (Chunk("", "x"), InvalidInputError, "ids: expected strings, not empty"),
+        (Chunk("1", "x", {"a": None}), InvalidMetadataError, r"metadatas\[0\]\['a'\]"),
+    ],
+)
+def test_embedded_chunks_are_checked_as_texts_are(index, encoder, chunk, error, message):
+    index.add(["before"], ids=["1"])
+    with pytest.raises(error, match=message):
+        index.add_embedded([chunk], encoder.encode(["x"]))
+    assert index.get(["1"]) == [Chunk("1", "before")]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_embeddings_of_another_width_are_refused(index, encoder, head):
+    index.add(["before"], ids=["1"])
+    there, other = encoder.encode(["x"]), random_embeddings(1)
+    heads = {one: getattr(other if one == head else there, one) for one in HEADS}
+    message = f"embeddings: {head} is [0-9]+ wide, the index holds [0-9]+. Fix: encode with the index's own encoder"
+    with pytest.raises(InvalidInputError, match=message):
+        index.add_embedded([Chunk("1", "x")], M3Embeddings(**heads))
+    with pytest.raises(InvalidInputError, match=message):
+        index.search_embedded(M3Embeddings(**heads))
+    assert index.get(["1"]) == [Chunk("1", "before")]
+    with pytest.raises(HeadNotEncodedError):
+        index.add_embedded([Chunk("1", "x")], M3Embeddings(dense=there.dense))
 
 
 def test_other_settings_are_warned_about_once_and_refuse_to_add():
@@ -175,6 +216,30 @@ async def test_async_methods_let_the_loop_run():
     await index.adelete(where={"i": {"$gte": 2}})
     assert hits[0].id == "0"
     assert await asyncio.to_thread(index.count) == 2
+
+
+async def test_an_iterator_is_added_beside_the_loop_one_slice_while_the_next_is_encoded():
+    encoder, store = FakeEncoder(), SlowStore(0.0)
+    both = threading.Barrier(2, timeout=10)
+    encode, upsert = encoder.encode, store.upsert
+    encoder.encode = lambda texts, **options: (both.wait() if "text 256" in texts else 0, encode(texts, **options))[1]
+    store.upsert = lambda chunks, made: (both.wait() if chunks[0].text == "text 0" else 0, upsert(chunks, made))[1]
+    index = HybridIndex(encoder, store)
+    ids = await index.aadd((f"text {i}" for i in range(300)), ids=map(str, range(300)))
+    assert ids == [str(i) for i in range(300)]
+    assert index.count() == 300
+    both.reset()
+    with pytest.raises(DuplicateIdError, match="'0' stands twice"):
+        await index.aadd((f"new {i}" for i in range(300)), ids=[str(i % 299) for i in range(300)])
+    assert index.get(["0", "255", "256"])[1:] == [Chunk("255", "new 255"), Chunk("256", "text 256")]
+
+
+async def test_many_texts_are_checked_beside_the_loop():
+    index = HybridIndex(FakeEncoder(), MemoryStore())
+    texts, metadatas = ["x"] * 200_000, [*[{}] * 199_999, {"a": None}]
+    async with heartbeat():
+        with pytest.raises(InvalidMetadataError):
+            await index.aadd(texts, metadatas=metadatas)
 
 
 async def test_async_errors_come_before_any_work():

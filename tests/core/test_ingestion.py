@@ -1,11 +1,12 @@
 import threading
 import time
+from contextlib import nullcontext
 
 import pytest
 
 from bgem3.errors import StoreWriteError
 from bgem3.hybrid import HybridIndex
-from bgem3.ingestion import SLICE_CHARACTERS, SLICE_TEXTS, overlapped, text_slices
+from bgem3.ingestion import SLICE_CHARACTERS, SLICE_TEXTS, aoverlapped, overlapped, text_slices
 from bgem3.stores.memory import MemoryStore
 from bgem3.types import Chunk
 from tests.support.fake_encoder import FakeEncoder
@@ -69,6 +70,30 @@ def test_an_error_while_preparing_lets_the_item_before_be_written():
     with pytest.raises(ValueError, match="third"):
         list(overlapped(range(5), prepare, write))
     assert written == [0, 1]
+
+
+async def test_errors_beside_the_loop():
+    written, told = [], []
+
+    async def prepare(item):
+        if item == broken:
+            raise ValueError("in preparing")
+        return item
+
+    def write(item):
+        time.sleep(0.02)
+        if item == full:
+            raise StoreWriteError("in writing")
+        written.append(item)
+        return item
+
+    for broken, full, expected in ((2, 9, [0, 1]), (9, 1, [0]), (2, 1, [0]), (9, 9, [0, 1, 2, 3])):
+        written.clear()
+        told.clear()
+        with pytest.raises((ValueError, StoreWriteError)) if min(broken, full) < 9 else nullcontext() as error:
+            await aoverlapped(iter(range(4)), prepare, write, told.append)
+        assert written == told == expected
+        assert error is None or isinstance(error.value, StoreWriteError if full == 1 else ValueError)
 
 
 def test_an_error_while_writing_stops_the_rest():

@@ -14,6 +14,7 @@ from bgem3.errors import StoreClosedError, StoreNotFoundError
 from bgem3.index.lexical import LexicalIndex
 from bgem3.index.multi_vector import get_codec
 from bgem3.intake import slices
+from bgem3.metadata import copied
 from bgem3.scoring import dense_row_scores
 from bgem3.stores.base import check_settings
 from bgem3.stores.filters import matches, parse_filter
@@ -92,7 +93,7 @@ class MemoryStore:
         """See `Store.get`."""
         with self._lock:
             self._check_open()
-            return [self._rows[self._by_id[one]].chunk for one in ids if one in self._by_id]
+            return self.chunks(np.array([self._by_id[one] for one in ids if one in self._by_id], dtype=np.int64))
 
     def dense_vectors(self, ids: Sequence[str]) -> dict[str, FloatArray]:
         """See `Store.dense_vectors`."""
@@ -147,11 +148,11 @@ class MemoryStore:
             return self._embedded(self.all_rows(None).tolist())
 
     def _embedded(self, numbers: Sequence[int]) -> tuple[list[Chunk], M3Embeddings]:
-        rows = [self._rows[number] for number in numbers]
+        rows, all_numbers = [self._rows[number] for number in numbers], np.array(numbers, dtype=np.int64)
         width, dim = (self._settings.vocab_size, self._settings.multi_dim) if self._settings else (0, 0)
         sparse = [row.sparse for row in rows] or [csr_array(np.empty((0, width), dtype=np.float32))]
-        return [row.chunk for row in rows], M3Embeddings(
-            dense=self._dense[np.array(numbers, dtype=np.int64)],
+        return self.chunks(all_numbers), M3Embeddings(
+            dense=self._dense[all_numbers],
             sparse=vstack(sparse, format="csr"),
             multi_vector=MultiVectors.from_list([self._codec.decode(row.tokens) for row in rows], dim),
         )
@@ -217,8 +218,9 @@ class MemoryStore:
         return [self._rows[row].chunk.id for row in rows.tolist()]
 
     def chunks(self, rows: IntArray) -> list[Chunk]:
-        """Return the chunks of rows, in order."""
-        return [self._rows[row].chunk for row in rows.tolist()]
+        """Return the chunks of rows, in order; their metadata is a copy, which the caller may change."""
+        chunks = [self._rows[row].chunk for row in rows.tolist()]
+        return [replace(chunk, metadata=copied(chunk.metadata)) for chunk in chunks]
 
     def _check_open(self) -> None:
         if self._closed:
