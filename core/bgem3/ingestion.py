@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from bgem3.embeddings import M3Embeddings
-from bgem3.intake import check_new, checked_chunks
+from bgem3.intake import check_new, checked_chunks, sized_slices
 from bgem3.types import Chunk, Metadata
 
 Item = TypeVar("Item")
@@ -41,16 +41,7 @@ class Prepared:
 
 def text_slices(chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
     """Cut chunks into slices of bounded size; a text that is larger alone gets its own."""
-    part: list[Chunk] = []
-    held = 0
-    for chunk in chunks:
-        if part and (len(part) == SLICE_TEXTS or held + len(chunk.text) > SLICE_CHARACTERS):
-            yield part
-            part, held = [], 0
-        part.append(chunk)
-        held += len(chunk.text)
-    if part:
-        yield part
+    return sized_slices(chunks, lambda chunk: len(chunk.text), SLICE_CHARACTERS, SLICE_TEXTS)
 
 
 def checked_slices(

@@ -63,6 +63,21 @@ def slices(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield part
 
 
+def sized_slices(items: Iterable[Item], size: Callable[[Item], int], budget: int, most: int) -> Iterator[list[Item]]:
+    """Cut items into lists of at most `most`, whose sizes add up to at most `budget`; a larger one goes alone."""
+    part: list[Item] = []
+    held = 0
+    for item in items:
+        n = size(item)
+        if part and (len(part) == most or held + n > budget):
+            yield part
+            part, held = [], 0
+        part.append(item)
+        held += n
+    if part:
+        yield part
+
+
 def check_new(chunks: Sequence[Chunk], seen: dict[str, None]) -> None:
     """Note the ids of a slice; one that was there before raises DuplicateIdError."""
     for chunk in chunks:

@@ -9,6 +9,7 @@ from bgem3.cache import EmbeddingCache, identity_of
 from bgem3.embeddings import M3Embeddings
 from bgem3.encoder import M3Encoder
 from bgem3.fingerprint import cache_root
+from bgem3.intake import sized_slices
 from bgem3.types import HEADS, Head
 
 # A block is encoded and written at a time: bounds memory, and what an interrupted run loses.
@@ -46,15 +47,5 @@ def blocks(passages: Iterable[tuple[str, str]]) -> Iterator[tuple[list[str], lis
 
     A longer text is a block by itself.
     """
-    ids: list[str] = []
-    texts: list[str] = []
-    held = 0
-    for id_, text in passages:
-        if texts and (len(texts) == _BLOCK_TEXTS or held + len(text) > _BLOCK_CHARACTERS):
-            yield ids, texts
-            ids, texts, held = [], [], 0
-        ids.append(id_)
-        texts.append(text)
-        held += len(text)
-    if texts:
-        yield ids, texts
+    for part in sized_slices(passages, lambda passage: len(passage[1]), _BLOCK_CHARACTERS, _BLOCK_TEXTS):
+        yield [id_ for id_, _ in part], [text for _, text in part]

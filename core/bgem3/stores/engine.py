@@ -1,10 +1,9 @@
-"""What every store over an engine does alike: keys for ids, batches by bytes, retries, the last step of a search."""
+"""What every store over an engine does alike: keys for ids, writes in batches, retries, the last step of a search."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import Any, TypeVar
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -45,27 +44,6 @@ def check_lexical(settings: IndexSettings, store: str) -> None:
             f"lexical: {store} keeps the model's learned weights, got {settings.lexical!r}. "
             f"Fix: lexical='m3', or MemoryStore or ChromaStore for bm25"
         )
-
-
-def byte_batches(items: Iterable[tuple[Item, int]], budget: int, most: int) -> Iterator[list[Item]]:
-    """Cut items into lists of at most `budget` bytes and `most` items; one larger than the budget goes alone."""
-    batch: list[Item] = []
-    size = 0
-    for item, n_bytes in items:
-        if batch and (size + n_bytes > budget or len(batch) == most):
-            yield batch
-            batch, size = [], 0
-        batch.append(item)
-        size += n_bytes
-    if batch:
-        yield batch
-
-
-def batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
-    """Cut items into lists of `size`."""
-    iterator = iter(items)
-    while part := list(islice(iterator, size)):
-        yield part
 
 
 def write_batches(

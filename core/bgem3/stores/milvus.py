@@ -15,13 +15,12 @@ import numpy as np
 from bgem3.embeddings import M3Embeddings, MultiVectors
 from bgem3.errors import InvalidInputError, StoreClosedError, StoreError
 from bgem3.index.multi_vector import Codec, get_codec
+from bgem3.intake import sized_slices, slices
 from bgem3.scoring import dense_row_scores, max_sim
 from bgem3.stores import milvus_rows
 from bgem3.stores.base import check_settings
 from bgem3.stores.engine import (
     Candidates,
-    batches,
-    byte_batches,
     check_lexical,
     key_of,
     run_over,
@@ -142,9 +141,9 @@ class MilvusStore:
         rows = [milvus_rows.to_row(chunk, embeddings, i, vocab_size) for i, chunk in enumerate(chunks)]
         for row, tokens in zip(rows, embeddings.multi_vector, strict=True):
             row.update(self._token_field(tokens))
-        sized = ((row, milvus_rows.size_of(row)) for row in rows)
         write = partial(self._collection.call, self._client.upsert)
-        write_batches(byte_batches(sized, _BATCH_BYTES, _MOST_ROWS), write, lambda row: str(row[ID]))
+        batches = sized_slices(rows, milvus_rows.size_of, _BATCH_BYTES, _MOST_ROWS)
+        write_batches(batches, write, lambda row: str(row[ID]))
 
     def get(self, ids: Sequence[str]) -> list[Chunk]:
         """See `Store.get`."""
@@ -170,7 +169,7 @@ class MilvusStore:
         stored = {row[ID]: row for row in self._rows([chunk.id for chunk in chunks], fields)}
         same = [chunk for chunk in chunks if chunk.id in stored and stored[chunk.id][TEXT] == chunk.text]
         rows = [{**stored[chunk.id], **milvus_rows.metadata_fields(chunk)} for chunk in same]
-        for batch in byte_batches(((row, milvus_rows.size_of(row)) for row in rows), _BATCH_BYTES, _MOST_ROWS):
+        for batch in sized_slices(rows, milvus_rows.size_of, _BATCH_BYTES, _MOST_ROWS):
             self._collection.call(self._client.upsert, batch)
         return [chunk for chunk in chunks if chunk not in same]
 
@@ -189,7 +188,7 @@ class MilvusStore:
     def delete(self, ids: Sequence[str]) -> int:
         """See `Store.delete`."""
         keys = [row[KEY] for row in self._rows(ids, [KEY])]
-        for part in batches(keys, _PAGE):
+        for part in slices(keys, _PAGE):
             self._collection.call(self._client.delete, filter=keys_in(part))
         return len(keys)
 
@@ -208,7 +207,7 @@ class MilvusStore:
         start = time.perf_counter()
         rows = self._everything(where) if plan.exhaustive else self._found(query, plan, where)
         stages.append(Stage("request", len(rows), time.perf_counter() - start))
-        return run_over(self._candidates(query, plan, rows), query, plan, stages)
+        return run_over(self._candidates(query, rows), query, plan, stages)
 
     def close(self) -> None:
         """Close the client, where this store made it. A second call does nothing."""
@@ -219,7 +218,7 @@ class MilvusStore:
     def _found(self, query: M3Embeddings, plan: SearchPlan, where: str) -> list[dict[str, Any]]:
         """Return the best by dense and the best by sparse, with both vectors."""
         fields = [*_CHUNK, DENSE, SPARSE]
-        searches = _searches(query, plan, where)
+        searches = _searches(query, plan)
         if not searches:
             return []
         if len(searches) == 1:
@@ -246,7 +245,7 @@ class MilvusStore:
     def _everything(self, where: str) -> list[dict[str, Any]]:
         return [row for rows in self._pages(where, [*_CHUNK, DENSE, SPARSE]) for row in rows]
 
-    def _candidates(self, query: M3Embeddings, plan: SearchPlan, rows: list[dict[str, Any]]) -> Candidates:
+    def _candidates(self, query: M3Embeddings, rows: list[dict[str, Any]]) -> Candidates:
         dense, sparse = milvus_rows.dense_and_sparse(rows, self._opened().vocab_size, self._opened().dim)
         scores: dict[Head, FloatArray] = {}
         if "dense" in query.heads:
@@ -279,7 +278,7 @@ class MilvusStore:
 
     def _stored_scores(self, query: FloatArray, keys: list[str]) -> dict[str, float]:
         blobs: dict[str, bytes] = {}
-        for part in batches(keys, _PAGE):
+        for part in slices(keys, _PAGE):
             found = self._collection.call(self._client.query, filter=keys_in(part), output_fields=[KEY, BLOBS])
             blobs.update((row[KEY], b"".join(map(b64decode, row[BLOBS]))) for row in found)
         scores = self._codec.scores(query, list(blobs.values())).tolist() if blobs else []
@@ -290,7 +289,7 @@ class MilvusStore:
         from pymilvus.client.embedding_list import EmbeddingList
 
         scores: dict[str, float] = {}
-        for part in batches(keys, _MOST_HITS):
+        for part in slices(keys, _MOST_HITS):
             answer = self._collection.call(
                 self._client.search,
                 data=[EmbeddingList(list(query))],
@@ -334,7 +333,7 @@ class MilvusStore:
     def _rows(self, ids: Sequence[str], fields: list[str]) -> list[dict[str, Any]]:
         self._opened()
         found: list[dict[str, Any]] = []
-        for part in batches(list(dict.fromkeys(map(key_of, ids))), _PAGE):
+        for part in slices(list(dict.fromkeys(map(key_of, ids))), _PAGE):
             options = {"filter": keys_in(part), "output_fields": [KEY, *fields]}
             found += self._collection.call(self._client.query, **options)
         return found
@@ -365,7 +364,7 @@ class _Search:
     params: dict[str, Any]
 
 
-def _searches(query: M3Embeddings, plan: SearchPlan, where: str) -> list[_Search]:
+def _searches(query: M3Embeddings, plan: SearchPlan) -> list[_Search]:
     """Return what a plan asks the engine for: the best by dense, by sparse, or both."""
     depth = max(plan.fetch_k, plan.k)
     if plan.mode == "hybrid" and plan.strategy == "cascade":

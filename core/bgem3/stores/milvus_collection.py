@@ -33,6 +33,8 @@ Result = TypeVar("Result")
 TokenVectors: TypeAlias = Literal["stored", "engine", "encode"]
 # Most bytes of a string, and of a JSON field. Source: Milvus docs, "Milvus Limits".
 MAX_BYTES = 65_535
+# Most items of an array. Source: likewise.
+MAX_ITEMS = 4096
 # Arrays of structs with a vector field. Source: Milvus release notes.
 _STRUCTS = (2, 6, 4)
 # Sparse vectors and searches over several fields. Source: Milvus release notes.
@@ -174,19 +176,19 @@ class MilvusCollection:
             schema.add_field(name, DataType.VARCHAR, max_length=MAX_BYTES)
         for name in _JSON_FIELDS:
             schema.add_field(name, DataType.JSON)
-        schema.add_field(TOKENS, DataType.ARRAY, element_type=DataType.VARCHAR, max_length=32, max_capacity=4096)
+        schema.add_field(TOKENS, DataType.ARRAY, element_type=DataType.VARCHAR, max_length=32, max_capacity=MAX_ITEMS)
         schema.add_field(DENSE, DataType.FLOAT_VECTOR, dim=settings.dim)
         schema.add_field(SPARSE, DataType.SPARSE_FLOAT_VECTOR)
         if self._token_vectors == "stored":
             schema.add_field(
-                BLOBS, DataType.ARRAY, element_type=DataType.VARCHAR, max_length=MAX_BYTES, max_capacity=4096
+                BLOBS, DataType.ARRAY, element_type=DataType.VARCHAR, max_length=MAX_BYTES, max_capacity=MAX_ITEMS
             )
         elif self._token_vectors == "engine":
             self._check_version(_STRUCTS, "token_vectors='engine'", ", or token_vectors='stored'")
             struct = self.client.create_struct_field_schema()
             struct.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=settings.multi_dim)
             schema.add_field(
-                STRUCT, DataType.ARRAY, element_type=DataType.STRUCT, struct_schema=struct, max_capacity=4096
+                STRUCT, DataType.ARRAY, element_type=DataType.STRUCT, struct_schema=struct, max_capacity=MAX_ITEMS
             )
         return schema
 

@@ -13,14 +13,24 @@ from bgem3.embeddings import M3Embeddings
 from bgem3.errors import InvalidInputError, InvalidMetadataError
 from bgem3.stores.engine import key_of, sparse_row, sparse_rows
 from bgem3.stores.facets import to_facets
+from bgem3.stores.milvus_collection import (
+    BLOBS,
+    DENSE,
+    ID,
+    MAX_BYTES,
+    MAX_ITEMS,
+    METADATA,
+    SPARSE,
+    STRUCT,
+    TEXT,
+    VECTOR,
+)
 from bgem3.stores.milvus_filters import FOLDS, KEY, TEXTS, TOKENS, WORDS, letters
 from bgem3.types import Chunk, FloatArray
 
 # Milvus Lite and servers before 2.4.12 refuse an empty sparse row, and a whole insert with it (pymilvus#2673). In collections
 # of other programs this one stands for it: id 0 is `<s>`, which no text has a weight for; only two of them meet, with 1e-12.
 EMPTY_ROW = {0: 1e-6}
-_MAX_BYTES = 65_535
-_MAX_TOKENS = 4096
 # Longer strings are left out of what `$text_match` sees: in letters they are four times as large.
 _MAX_SEARCHED = 4096
 # In base64 they fill one string of the array.
@@ -38,18 +48,18 @@ def to_row(chunk: Chunk, embeddings: M3Embeddings, i: int, vocab_size: int) -> d
         InvalidMetadataError: metadata is larger than Milvus can keep.
     """
     for name, value in (("id", chunk.id), ("text", chunk.text)):
-        if (n_bytes := len(value.encode())) > _MAX_BYTES:
+        if (n_bytes := len(value.encode())) > MAX_BYTES:
             raise InvalidInputError(
-                f"{name} of {chunk.id[:60]!r}: Milvus keeps at most {_MAX_BYTES:,} bytes, got {n_bytes:,}. "
+                f"{name} of {chunk.id[:60]!r}: Milvus keeps at most {MAX_BYTES:,} bytes, got {n_bytes:,}. "
                 f"Fix: split the text into chunks"
             )
     return {
         KEY: key_of(chunk.id),
-        "id": chunk.id,
-        "text": chunk.text,
+        ID: chunk.id,
+        TEXT: chunk.text,
         **metadata_fields(chunk),
-        "dense": embeddings.dense[i].tolist(),
-        "sparse": sparse_row(embeddings.sparse, i) or {vocab_size: 1.0},
+        DENSE: embeddings.dense[i].tolist(),
+        SPARSE: sparse_row(embeddings.sparse, i) or {vocab_size: 1.0},
     }
 
 
@@ -61,18 +71,18 @@ def metadata_fields(chunk: Chunk) -> dict[str, Any]:
     """
     facets = to_facets(chunk.metadata)
     fields: dict[str, Any] = {
-        "metadata": dict(chunk.metadata),
+        METADATA: dict(chunk.metadata),
         WORDS: facets.words,
         TEXTS: _searchable(facets.texts),
         FOLDS: _searchable(facets.folds),
     }
-    if max(len(json.dumps(value).encode()) for value in fields.values()) > _MAX_BYTES:
+    if max(len(json.dumps(value).encode()) for value in fields.values()) > MAX_BYTES:
         raise InvalidMetadataError(
-            f"metadata of {chunk.id[:60]!r}: larger than Milvus keeps ({_MAX_BYTES:,} bytes). Fix: shorten it"
+            f"metadata of {chunk.id[:60]!r}: larger than Milvus keeps ({MAX_BYTES:,} bytes). Fix: shorten it"
         )
-    if len(facets.tokens) > _MAX_TOKENS:
+    if len(facets.tokens) > MAX_ITEMS:
         raise InvalidMetadataError(
-            f"metadata of {chunk.id[:60]!r}: at most {_MAX_TOKENS:,} values and list items together, got more. "
+            f"metadata of {chunk.id[:60]!r}: at most {MAX_ITEMS:,} values and list items together, got more. "
             f"Fix: shorten its lists"
         )
     return {**fields, TOKENS: facets.tokens}
@@ -80,13 +90,13 @@ def metadata_fields(chunk: Chunk) -> dict[str, Any]:
 
 def to_chunk(row: Mapping[str, Any]) -> Chunk:
     """Return the chunk of a row."""
-    return Chunk(row["id"], row["text"], dict(row["metadata"]))
+    return Chunk(row[ID], row[TEXT], dict(row[METADATA]))
 
 
 def dense_and_sparse(rows: Sequence[Mapping[str, Any]], vocab_size: int, dim: int) -> tuple[FloatArray, csr_array]:
     """Return the dense vectors, `(n, dim)` float32, and sparse rows, `(n, vocab_size)`, of rows."""
-    dense = np.array([row["dense"] for row in rows], dtype=np.float32).reshape(len(rows), dim)
-    return dense, sparse_rows([row["sparse"] for row in rows], vocab_size)
+    dense = np.array([row[DENSE] for row in rows], dtype=np.float32).reshape(len(rows), dim)
+    return dense, sparse_rows([row[SPARSE] for row in rows], vocab_size)
 
 
 def cut(blob: bytes) -> Iterator[bytes]:
@@ -96,11 +106,11 @@ def cut(blob: bytes) -> Iterator[bytes]:
 
 def size_of(row: Mapping[str, Any]) -> int:
     """Return about how many bytes a row has in a request."""
-    blobs = sum(map(len, row.get("token_blobs", ())))
-    structs = row.get("token_vectors", ())
-    floats = len(row["dense"]) + 2 * len(row["sparse"]) + sum(len(struct["vector"]) for struct in structs)
-    metadata = 6 * len(json.dumps(row["metadata"])) + 36 * len(row[TOKENS])
-    return 4 * floats + blobs + 4 * (len(row["text"]) + len(row["id"])) + metadata + 256
+    blobs = sum(map(len, row.get(BLOBS, ())))
+    structs = row.get(STRUCT, ())
+    floats = len(row[DENSE]) + 2 * len(row[SPARSE]) + sum(len(struct[VECTOR]) for struct in structs)
+    metadata = 6 * len(json.dumps(row[METADATA])) + 36 * len(row[TOKENS])
+    return 4 * floats + blobs + 4 * (len(row[TEXT]) + len(row[ID])) + metadata + 256
 
 
 def _searchable(texts: Mapping[str, str]) -> dict[str, str]:

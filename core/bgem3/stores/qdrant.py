@@ -13,17 +13,16 @@ import numpy as np
 from bgem3.embeddings import M3Embeddings
 from bgem3.errors import InvalidInputError, StoreClosedError
 from bgem3.index_settings import encode_passages, settings_of
+from bgem3.intake import sized_slices, slices
 from bgem3.stores.base import check_settings
 from bgem3.stores.engine import (
     Candidates,
-    batches,
-    byte_batches,
     check_lexical,
     key_of,
     run_over,
     write_batches,
 )
-from bgem3.stores.layouts import OWN, Layout
+from bgem3.stores.layouts import Layout
 from bgem3.stores.qdrant_collection import CollectionOptions, QdrantCollection, Quantization, connect
 from bgem3.stores.qdrant_filters import to_qdrant
 from bgem3.stores.qdrant_points import named, size_of, to_embeddings, to_payload, to_vectors
@@ -173,15 +172,12 @@ class QdrantStore:
             StoreConnectionError, StoreAccessError, StoreError: it failed before anything was written.
         """
         self._check_open()
-        points = (
-            (self._point(chunk, embeddings, i), size_of(chunk, embeddings, i, self._float_bytes))
-            for i, chunk in enumerate(chunks)
-        )
+        size = partial(size_of, chunks, embeddings, float_bytes=self._float_bytes)
         write = partial(self._collection.call, self._client.upsert, self._collection.name, wait=True)
         write_batches(
-            byte_batches(points, _BATCH_BYTES, _MOST_POINTS),
-            lambda batch: write(points=batch),
-            lambda point: str((point.payload or {})[OWN]["id"]),
+            sized_slices(range(len(chunks)), size, _BATCH_BYTES, _MOST_POINTS),
+            lambda batch: write(points=[self._point(chunks[i], embeddings, i) for i in batch]),
+            lambda i: chunks[i].id,
         )
 
     def get(self, ids: Sequence[str]) -> list[Chunk]:
@@ -221,7 +217,7 @@ class QdrantStore:
             for chunk in chunks
             if chunk.id in same
         ]
-        for part in batches(operations, _PAGE):
+        for part in slices(operations, _PAGE):
             self._collection.call(self._client.batch_update_points, self._collection.name, part, wait=True)
         return [chunk for chunk in chunks if chunk.id not in same]
 
@@ -235,7 +231,7 @@ class QdrantStore:
         from qdrant_client import models
 
         keys = [record.id for record in self._retrieve(ids, payload=False)]
-        for part in batches(keys, _PAGE):
+        for part in slices(keys, _PAGE):
             selector = models.PointIdsList(points=part)
             self._collection.call(self._client.delete, self._collection.name, selector, wait=True)
         return len(keys)
@@ -322,7 +318,7 @@ class QdrantStore:
         self._check_open()
         keys = list(dict.fromkeys(map(key_of, ids)))
         found: list[models.Record] = []
-        for part in batches(keys, _PAGE):
+        for part in slices(keys, _PAGE):
             options = {"with_payload": payload, "with_vectors": vectors}
             found += self._collection.call(self._client.retrieve, self._collection.name, part, **options)
         return found

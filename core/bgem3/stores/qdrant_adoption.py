@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
@@ -11,8 +12,9 @@ from bgem3.embeddings import M3Embeddings
 from bgem3.errors import IndexMismatchError, StoreNotFoundError
 from bgem3.index_settings import check_lengths
 from bgem3.ingestion import text_slices
+from bgem3.intake import sized_slices
 from bgem3.stores.base import check_settings
-from bgem3.stores.engine import byte_batches, key_of
+from bgem3.stores.engine import key_of
 from bgem3.stores.layouts import OWN, find_layout
 from bgem3.stores.qdrant_collection import CollectionOptions, QdrantCollection, dense_params, vector_names
 from bgem3.stores.qdrant_points import size_of, to_payload, to_vectors
@@ -57,8 +59,8 @@ def adopt(
     with tqdm(unit="chunk", desc="Indexing", disable=not show_progress) as bar:
         for chunks in text_slices(_lacking(collection)):
             embeddings = encode([chunk.text for chunk in chunks])
-            sized = ((i, size_of(chunk, embeddings, i, float_bytes)) for i, chunk in enumerate(chunks))
-            for rows in byte_batches(sized, batch_bytes, _PAGE):
+            size = partial(size_of, chunks, embeddings, float_bytes=float_bytes)
+            for rows in sized_slices(range(len(chunks)), size, batch_bytes, _PAGE):
                 collection.call(
                     collection.client.batch_update_points,
                     collection.name,

@@ -42,8 +42,9 @@ def to_payload(chunk: Chunk, layout: Layout) -> dict[str, Any]:
     return payload
 
 
-def size_of(chunk: Chunk, embeddings: M3Embeddings, i: int, float_bytes: int) -> int:
-    """Return about how many bytes a point has in a request, at `float_bytes` a number."""
+def size_of(chunks: Sequence[Chunk], embeddings: M3Embeddings, i: int, *, float_bytes: int) -> int:
+    """Return about how many bytes the point of one chunk has in a request, at `float_bytes` a number."""
+    chunk = chunks[i]
     floats = embeddings.dense.shape[1] + embeddings.multi_vector[i].size + 2 * embeddings.sparse[[i]].nnz
     return int(floats * float_bytes + 8 * len(chunk.text) + 64 * len(str(chunk.metadata)) + 256)
 

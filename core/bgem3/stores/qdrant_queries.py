@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,6 @@ class QueryBuilder:
     n_chunks: int = 0
     ef: int | None = None
     is_local: bool = False
-    payload: Any = field(default_factory=lambda: _payload())
 
     def build(self) -> dict[Head, models.QueryRequest]:
         """Return the queries by head, the one whose answer carries the payload first; none where nothing can match."""
@@ -71,7 +70,7 @@ class QueryBuilder:
             filter=None if found else self._filter,
             params=None if found else self._params(head),
             limit=limit,
-            with_payload=self.payload,
+            with_payload=models.PayloadSelectorExclude(exclude=[FACETS]),
         )
 
     @property
@@ -156,9 +155,3 @@ class QueryBuilder:
         if self.plan.exhaustive and head != "sparse":
             return models.SearchParams(exact=True)
         return models.SearchParams(hnsw_ef=self.ef) if self.ef and head == "dense" else None
-
-
-def _payload() -> models.PayloadSelectorExclude:
-    from qdrant_client import models
-
-    return models.PayloadSelectorExclude(exclude=[FACETS])
