@@ -58,10 +58,8 @@ CREATE TABLE pending (id TEXT PRIMARY KEY, old_row INTEGER, new_row INTEGER) WIT
 _VECTORS = "sparse_checksum, dense_checksum, multi_vector_checksum, tokens, weights, dense, multi_vector"
 _INSERT = f"INSERT INTO rows (id, text_hash, metadata, {_VECTORS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _COPY = f"INSERT INTO rows (id, text_hash, metadata, {_VECTORS}) SELECT id, text_hash, ?, {_VECTORS} FROM rows WHERE row = ?"
-# Rows whose sparse weights are read at a time.
-_SLICE = 10_000
 # Rows that are read with their token vectors at a time.
-_FULL_SLICE = 100
+_SLICE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,8 +263,8 @@ class Sidecar:
         sql = "row, sparse_checksum, dense_checksum, multi_vector_checksum, tokens, weights, dense, multi_vector"
         return [
             row
-            for start in range(0, len(rows), _FULL_SLICE)
-            for row, *checksums, tokens, weights, dense, blob in self._select(sql, rows[start : start + _FULL_SLICE])
+            for start in range(0, len(rows), _SLICE)
+            for row, *checksums, tokens, weights, dense, blob in self._select(sql, rows[start : start + _SLICE])
             if checksums == [checksum_of(tokens, weights), checksum_of(dense), checksum_of(blob)]
         ]
 
@@ -285,13 +283,6 @@ class Sidecar:
         values = np.frombuffer(b"".join(weights for _, weights in pairs), np.float32)
         offsets = np.cumsum([0, *(len(tokens) // 4 for tokens, _ in pairs)])
         return csr_array((values, indices, offsets), shape=(len(rows), vocab_size))
-
-    def sparse(self, vocab_size: int) -> Iterator[tuple[IntArray, csr_array]]:
-        """Yield all live rows, rising, and their sparse rows `(n, vocab_size)`, in slices."""
-        rows = self.rows_after(0, _SLICE)
-        while len(rows):
-            yield rows, self.sparse_of(rows, vocab_size)
-            rows = self.rows_after(int(rows[-1]), _SLICE)
 
     def restore(self, row: Sequence[object]) -> None:
         """Put a row of another sidecar down under its number, live; columns in the order of the table."""

@@ -114,13 +114,13 @@ class QdrantStore:
             token_datatype=token_datatype,
             range_keys=tuple(range_keys),
         )
-        # A collection that was adopted knows its own names better.
-        self._names: dict[Head, str] = {"dense": dense_name, "sparse": sparse_name, "multi_vector": multi_vector_name}
         self._ef = hnsw_ef
         self._owns_client = client is None
         self._float_bytes = _GRPC_FLOAT if prefer_grpc else _JSON_FLOAT
         self._client = client or connect(path, url, api_key, prefer_grpc, grpc_port, timeout)
-        self._collection = QdrantCollection(self._client, collection, self._names, layout or Layout())
+        # A collection that was adopted knows its own names better.
+        names: dict[Head, str] = {"dense": dense_name, "sparse": sparse_name, "multi_vector": multi_vector_name}
+        self._collection = QdrantCollection(self._client, collection, names, layout or Layout())
         self._settings: IndexSettings | None = None
         self._closed = False
 
@@ -187,7 +187,7 @@ class QdrantStore:
 
     def dense_vectors(self, ids: Sequence[str]) -> dict[str, FloatArray]:
         """See `Store.dense_vectors`."""
-        name = self._names["dense"]
+        name = self._collection.names["dense"]
         return {
             self._chunk(record).id: np.array(named(record.vector)[name], dtype=np.float32)
             for record in self._retrieve(ids, [name])
@@ -223,7 +223,7 @@ class QdrantStore:
 
     def scan(self, batch_size: int = 256) -> Iterator[tuple[list[Chunk], M3Embeddings]]:
         """See `Store.scan`; chunks come in the order of their keys, token vectors as the server keeps them."""
-        for records in self._pages(None, list(self._names.values()), batch_size):
+        for records in self._pages(None, list(self._collection.names.values()), batch_size):
             yield [self._chunk(record) for record in records], self._embeddings(records)
 
     def delete(self, ids: Sequence[str]) -> int:
@@ -247,7 +247,9 @@ class QdrantStore:
         stages: list[Stage] = []
         counted = self._matching(plan, stages) if plan.exhaustive or (plan.explain and plan.where) else 0
         collection = self._collection
-        builder = QueryBuilder(query, plan, self._names, collection.n_shards, counted, self._ef, collection.is_local)
+        builder = QueryBuilder(
+            query, plan, collection.names, collection.n_shards, counted, self._ef, collection.is_local
+        )
         requests = builder.build()
         start = time.perf_counter()
         answers = (
@@ -284,7 +286,7 @@ class QdrantStore:
         chunks = [self._chunk(point) for point in kept]
 
         def vectors(ids: list[str]) -> tuple[list[str], M3Embeddings]:
-            records = self._retrieve(ids, list(self._names.values()))
+            records = self._retrieve(ids, list(self._collection.names.values()))
             return [self._chunk(record).id for record in records], self._embeddings(records)
 
         return Candidates(chunks, scores, vectors)
@@ -303,14 +305,16 @@ class QdrantStore:
         from qdrant_client import models
 
         payload = to_payload(chunk, self._collection.layout)
-        return models.PointStruct(id=key_of(chunk.id), vector=to_vectors(embeddings, i, self._names), payload=payload)
+        return models.PointStruct(
+            id=key_of(chunk.id), vector=to_vectors(embeddings, i, self._collection.names), payload=payload
+        )
 
     def _chunk(self, point: models.Record | models.ScoredPoint) -> Chunk:
         return self._collection.layout.read(point.payload or {}, str(point.id))
 
     def _embeddings(self, records: Sequence[models.Record]) -> M3Embeddings:
         assert self._settings is not None  # the store is open
-        return to_embeddings(records, self._names, self._settings)
+        return to_embeddings(records, self._collection.names, self._settings)
 
     def _retrieve(
         self, ids: Sequence[str], vectors: list[str] | bool = False, *, payload: bool = True

@@ -49,9 +49,8 @@ def test_what_is_written_comes_back_in_the_order_asked(sidecar):
     assert [one.id for one in stored] == ["猫", "a"]
     assert stored[0].text_hash == hash_text("猫 0")
     assert stored[0].metadata == {"version": 0}
-    ((found, sparse),) = sidecar.sparse(VOCAB)
-    assert found.tolist() == rows.tolist() == sidecar.all_rows().tolist()
-    assert abs(sparse - embed(["a 0", "b\0c 0", "猫 0"]).sparse).max() == 0
+    assert sidecar.all_rows().tolist() == rows.tolist()
+    assert abs(sidecar.sparse_of(rows, VOCAB) - embed(["a 0", "b\0c 0", "猫 0"]).sparse).max() == 0
     assert sidecar.rows_of(["b\0c", "b", "no"]) == {"b\0c": rows[1]}
 
 
@@ -60,13 +59,13 @@ def test_thousands_of_ids_at_once(sidecar):
     write(sidecar, *ids[:11_000])
     assert sidecar.count() == 11_000
     assert len(sidecar.rows_of(ids)) == 11_000
-    assert sum(len(rows) for rows, _ in sidecar.sparse(VOCAB)) == 11_000
+    assert sidecar.sparse_of(sidecar.all_rows(), VOCAB).shape == (11_000, VOCAB)
 
 
 def test_rows_are_not_live_before_they_are_settled(sidecar):
     pending = begin(sidecar, "a")
     assert pending == sidecar.pending() == [Pending("a", None, 1)]
-    assert (sidecar.count(), find(sidecar, {"version": 0}), list(sidecar.sparse(VOCAB))) == (0, [], [])
+    assert (sidecar.count(), find(sidecar, {"version": 0}), list(sidecar.all_rows())) == (0, [], [])
     generation = sidecar.generation()
     sidecar.settle(pending, {"a": 1})
     assert (sidecar.count(), find(sidecar, {"version": 0}), sidecar.pending()) == (1, [1], [])
@@ -135,8 +134,8 @@ def test_a_write_that_fails_leaves_nothing(sidecar):
 @pytest.mark.parametrize(
     ("column", "read"),
     [
-        ("weights", lambda sidecar, rows: list(sidecar.sparse(VOCAB))),
-        ("tokens", lambda sidecar, rows: list(sidecar.sparse(VOCAB))),
+        ("weights", lambda sidecar, rows: sidecar.sparse_of(rows, VOCAB)),
+        ("tokens", lambda sidecar, rows: sidecar.sparse_of(rows, VOCAB)),
         ("dense", lambda sidecar, rows: sidecar.dense(rows)),
         ("multi_vector", lambda sidecar, rows: sidecar.multi_vectors(rows)),
     ],
@@ -179,7 +178,7 @@ def bad_settings(path):
 
 def read_all(path):
     with closing(Sidecar(path, codec="int8")) as again:
-        return list(again.sparse(VOCAB))
+        return again.sparse_of(again.all_rows(), VOCAB)
 
 
 @pytest.mark.parametrize("damage", [truncate, scribble, other_program, bad_settings])
