@@ -37,6 +37,8 @@ LAZY = {
     "langchain_bgem3": CLIENTS | HEAVY,
     "llamaindex_bgem3": CLIENTS | HEAVY,
 }
+# Folder -> our package that stands above it; see docs/project/architecture.md.
+ABOVE = {"core/bgem3/index": "bgem3.stores"}
 # Modules that exist to wrap one of them, and that nothing imports at load time.
 MAY_LOAD = {
     "core/bgem3/backends/attention.py",
@@ -72,6 +74,15 @@ def import_problems(package: str) -> Iterator[str]:
                     yield f"{path}:{line} imports {name} at load time; import it where it is used"
 
 
+def layer_problems() -> Iterator[str]:
+    """Yield each import of a package that stands above the one that imports it."""
+    for folder, above in ABOVE.items():
+        for path in sorted(Path(folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith(f"{above}."):
+                    yield f"{path}:{node.lineno} imports {node.module}, which stands above {folder}"
+
+
 def version_problems() -> Iterator[str]:
     """Yield a disagreement between pyproject.toml and CHANGELOG.md."""
     version = tomllib.loads(Path("pyproject.toml").read_text("utf-8"))["project"]["version"]
@@ -86,7 +97,7 @@ def version_problems() -> Iterator[str]:
 def main() -> int:
     """Print every broken rule."""
     problems = [problem for package in FORBIDDEN for problem in import_problems(package)]
-    problems += version_problems()
+    problems += [*layer_problems(), *version_problems()]
     print("\n".join(problems) or "house in order")
     return 1 if problems else 0
 

@@ -6,7 +6,7 @@ from llama_index.core.vector_stores.types import FilterCondition, FilterOperator
 from llama_index.core.vector_stores.utils import build_metadata_filter_fn
 
 from bgem3.errors import InvalidFilterError
-from bgem3.stores.filters import matches, parse_filter
+from bgem3.filters import matches, parse_filter
 from llamaindex_bgem3.filters import to_where
 from llamaindex_bgem3.nodes import node_filter, to_chunk, to_node
 

@@ -29,9 +29,9 @@ from scipy.sparse import csr_array
 
 from bgem3.embeddings import M3Embeddings
 from bgem3.errors import IndexMismatchError, StoreCorruptError
+from bgem3.filters import FIELDS_SCHEMA, to_fields
 from bgem3.index.database import Database
 from bgem3.index.files import CollectionFiles
-from bgem3.stores.filters import FIELDS_SCHEMA, to_fields
 from bgem3.types import Chunk, FloatArray, IndexSettings, IntArray, Metadata, MetadataValue
 
 # 2: int8 codes are bytes around 128, and the vectors of other codecs may have any norm.

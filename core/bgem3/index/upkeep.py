@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from bgem3.errors import StoreError
+from bgem3.filters import to_fields
 from bgem3.index.sidecar import Sidecar
-from bgem3.stores.filters import to_fields
 from bgem3.types import IntArray
 
 # Rows that nothing leads to: neither live, nor being written.

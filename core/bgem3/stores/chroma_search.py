@@ -15,6 +15,7 @@ from scipy.sparse import csr_array
 
 from bgem3.embeddings import M3Embeddings, MultiVectors
 from bgem3.errors import StoreCorruptError, StoreError
+from bgem3.filters import parse_filter, to_sql
 from bgem3.index.dense import LIMIT, DenseRows
 from bgem3.index.lexical import LexicalIndex
 from bgem3.index.multi_vector import Codec
@@ -22,7 +23,6 @@ from bgem3.index.sidecar import Sidecar, StoredRow, hash_text
 from bgem3.index.threads import map_shared, reading_pool
 from bgem3.scoring import dense_row_scores
 from bgem3.stores.chroma_client import ChromaCollection
-from bgem3.stores.filters import parse_filter, to_sql
 from bgem3.types import Chunk, FloatArray, Head, IntArray, Where
 
 Result = TypeVar("Result")

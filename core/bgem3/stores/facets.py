@@ -23,7 +23,7 @@ from hashlib import blake2b
 from typing import Literal, TypeAlias
 
 from bgem3.errors import InvalidFilterError
-from bgem3.stores.filters import All, Any, Condition, Filter, Not, Scalar, kind_of, parse_filter
+from bgem3.filters import All, Any, Condition, Filter, Not, Scalar, kind_of, parse_filter
 from bgem3.types import Metadata, Where
 
 Order: TypeAlias = Literal[">", ">=", "<", "<=", "==", "!="]

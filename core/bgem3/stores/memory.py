@@ -11,13 +11,13 @@ from scipy.sparse import csr_array, vstack
 
 from bgem3.embeddings import M3Embeddings, MultiVectors
 from bgem3.errors import StoreClosedError, StoreNotFoundError
+from bgem3.filters import matches, parse_filter
 from bgem3.index.lexical import LexicalIndex
 from bgem3.index.multi_vector import get_codec
 from bgem3.intake import slices
 from bgem3.metadata import copied
 from bgem3.scoring import dense_row_scores
 from bgem3.stores.base import check_settings
-from bgem3.stores.filters import matches, parse_filter
 from bgem3.stores.local import run_plan
 from bgem3.types import Chunk, FloatArray, Head, Hits, IndexSettings, IntArray, SearchPlan, Where
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from bgem3.errors import IndexMismatchError, StoreCorruptError, StoreWriteError
+from bgem3.filters import parse_filter, to_sql
 from bgem3.index.sidecar import Pending, Sidecar, hash_text
-from bgem3.stores.filters import parse_filter, to_sql
 from bgem3.types import Chunk
 from tests.support.vectors import SETTINGS, VOCAB, embed
 

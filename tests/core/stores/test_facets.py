@@ -10,11 +10,11 @@ from pymilvus import DataType, MilvusClient
 from qdrant_client import QdrantClient, models
 
 from bgem3.errors import InvalidFilterError
+from bgem3.filters import matches, parse_filter
 from bgem3.stores.facets import Contains, to_facets, to_test, word_name
-from bgem3.stores.filters import matches, parse_filter
 from bgem3.stores.milvus_filters import both, keys_in, letters, to_milvus
 from bgem3.stores.qdrant_filters import range_field, to_qdrant
-from tests.core.stores.test_filters import CHROMA_FILTERS, METADATAS, MORE, Table, cases
+from tests.core.test_filters import CHROMA_FILTERS, METADATAS, MORE, Table, cases
 
 RECORDS = [
     *METADATAS, *MORE, {"s": "100% _a\\b"}, {"s": '") or key != "'}, {"s": "' or 1 == 1 --"}, {"s": "Ça va"}, {"s": "ÇA"},

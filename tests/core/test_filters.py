@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bgem3.errors import InvalidFilterError
+from bgem3.filters import FIELDS_SCHEMA, OPERATORS, matches, parse_filter, to_fields, to_sql
 from bgem3.metadata import check_metadata
-from bgem3.stores.filters import FIELDS_SCHEMA, OPERATORS, matches, parse_filter, to_fields, to_sql
 
 
 class Table:
