@@ -168,8 +168,8 @@ class M3Encoder:
 
         Raises:
             InvalidInputError: an unknown head, texts that are one string or no sequence, or a max_length out of range.
-            InvalidTextError: an item is not a string or not valid Unicode; names its position.
-            TextTooLongError: under `overflow="error"`; names its position.
+            InvalidTextError, TextTooLongError: an item is no string, no valid Unicode, or under `overflow="error"` too
+                long; names its position.
             BackendError: the forward pass failed or gave a number that is not finite.
         """
         chosen = _check_heads(heads)
@@ -260,9 +260,8 @@ class M3Encoder:
         if self.lengths.overflow == "truncate":
             ids = [cut(one, self.lengths.max_length) for one in ids]
         flat = np.concatenate([*ids, np.empty(0, dtype=np.int64)])
-        owners = np.repeat(np.arange(len(ids)), [len(one) for one in ids])
-        shape = (len(ids), self.vocab_size)
-        return merge_tokens(flat, np.ones(len(flat), np.float32), owners, shape, self.tokenizer.special_ids, np.add)
+        owners, ones = np.repeat(np.arange(len(ids)), [len(one) for one in ids]), np.ones(len(flat), np.float32)
+        return merge_tokens(flat, ones, owners, (len(ids), self.vocab_size), self.tokenizer.special_ids, np.add)
 
     def vector_tokens(self, text: str) -> list[Token]:
         """Return the token of each of a text's token vectors, in their order.
@@ -398,6 +397,4 @@ def _check_heads(heads: Collection[Head]) -> tuple[Head, ...]:
 
 def _check_finite(outputs: HeadOutputs, precision: str) -> None:
     if not outputs.is_finite():
-        raise BackendError(
-            f"the forward pass gave a number that is not finite in {precision}. Fix: precision='float32'"
-        )
+        raise BackendError(f"the forward pass gave a number not finite in {precision}. Fix: precision='float32'")
