@@ -22,6 +22,7 @@ _SECURITY = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class Observe:
@@ -59,9 +60,10 @@ class Observe:
 
     def _record(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
         route = getattr(scope.get("route"), "path", "other")
-        self._metrics.requests.labels(scope["method"], route, status).inc()
+        method = scope["method"] if scope["method"] in _METHODS else "other"  # a client may send any word
+        self._metrics.requests.labels(method, route, status).inc()
         self._metrics.seconds.labels(route).observe(seconds)
-        facts = {"method": scope["method"], "route": route, "status": status, "id": request_id}
+        facts = {"method": method, "route": route, "status": status, "id": request_id}
         log("request", **facts, ms=round(seconds * 1000, 1))
 
 
