@@ -12,10 +12,12 @@ import numpy as np
 
 from bgem3.embeddings import M3Embeddings, MultiVectors
 from bgem3.errors import InvalidInputError, MissingExtraError
+from bgem3.index_settings import check_lengths, settings_of
+from bgem3.intake import checked_chunks
 from bgem3.records import to_chunk
 from bgem3.stores.addresses import Address
 from bgem3.stores.engine import sparse_row, sparse_rows
-from bgem3.types import Chunk
+from bgem3.types import Chunk, IndexSettings
 
 Batch = dict[str, Any]
 _WORKER_CPUS, _BLOCKS = 0.5, 4
@@ -106,23 +108,29 @@ class EncodeBatch:
         if self._index is not None:
             done = self._index.store.unchanged(chunks)
             chunks = [chunk for chunk in chunks if chunk.id not in done]
-        return pack(chunks, self._encoder.encode_passages([chunk.text for chunk in chunks]))
+        embeddings = self._encoder.encode_passages([chunk.text for chunk in chunks])
+        settings = json.dumps(asdict(settings_of(self._encoder, "m3")))
+        return {**pack(chunks, embeddings), "settings": np.array([settings] * len(chunks), dtype=object)}
 
 
 class WriteBatch:
-    """Writes encoded chunks to the store."""
+    """Writes encoded chunks to the store. It loads no model: the chunks say what they were made with."""
 
     def __init__(self, job: IngestJob) -> None:
-        from bgem3.encoder import M3Encoder
-
-        self._index = _open(M3Encoder.from_pretrained(job.model, **job.encoder), Address.parse(job.store))
+        self._store = Address.parse(job.store).make()
+        self._made_with: IndexSettings | None = None
 
     def __call__(self, batch: Batch) -> Batch:
         """Return how many chunks were written; of an id that comes twice in a batch the last counts."""
-        chunks, embeddings = unpack(batch, self._index.settings.vocab_size, self._index.settings.multi_dim)
+        if not len(batch["chunk"]):
+            return {"written": np.array([0])}
+        if self._made_with is None:
+            self._made_with = IndexSettings(**json.loads(batch["settings"][0]))
+            check_lengths(self._store.open(self._made_with), self._made_with)
+        chunks, embeddings = unpack(batch, self._made_with.vocab_size, self._made_with.multi_dim)
         last = list({chunk.id: i for i, chunk in enumerate(chunks)}.values())
-        if last:
-            self._index.add_embedded([chunks[i] for i in last], embeddings[last])
+        columns = zip(*((chunks[i].text, chunks[i].id, chunks[i].metadata) for i in last), strict=True)
+        self._store.upsert(list(checked_chunks(*columns)), embeddings[last])
         return {"written": np.array([len(last)])}
 
 

@@ -43,7 +43,7 @@ def test_begun_again_after_a_kill_it_adds_nothing_twice(engine, milvus, tmp_path
         encode, write = EncodeBatch(job), WriteBatch(job)
         batches = [encode(block) for block in blocks[:n_blocks]]
         written = sum(int(write(batch)["written"].sum()) for batch in batches)
-        write._index.close()
+        write._store.close()
         return sum(len(batch["chunk"]) for batch in batches), written
 
     assert run(2) == (20, 20)
