@@ -77,12 +77,14 @@ def check_torch_file(path: Path) -> None:
 
 def _not_a_zip(path: Path, error: Exception) -> str:
     with path.open("rb") as file:
-        start = file.read(4)
+        start = file.read(12)
     if start.startswith(b"PK"):
         return f"{path}: the file is truncated or damaged ({error}). {_FETCH_AGAIN}"
     if start.startswith(b"\x80"):
         return f"{path}: a pickle of the format before torch 1.6, which cannot be read safely. {_SAVE_AGAIN}"
-    return f"{path}: expected a zip file written by torch.save, got bytes that start with {start!r}. {_FETCH_AGAIN}"
+    if start == b"version http":
+        return f"{path}: a pointer of Git LFS in the file's place. Fix: git lfs pull, or the hub id"
+    return f"{path}: expected a zip file written by torch.save, got bytes that start with {start[:4]!r}. {_FETCH_AGAIN}"
 
 
 def _archive_root(path: Path, archive: zipfile.ZipFile) -> str:

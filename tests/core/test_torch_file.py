@@ -160,6 +160,12 @@ def test_a_file_that_is_something_else(path):
         read_torch_file(path)
 
 
+def test_a_pointer_of_git_lfs(path):
+    path.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 3516\n")
+    with pytest.raises(CheckpointFileError, match=r"head\.pt: a pointer of Git LFS .*Fix: git lfs pull"):
+        read_torch_file(path)
+
+
 def test_a_file_that_is_not_there(path):
     with pytest.raises(CheckpointNotFoundError, match=r"head\.pt: no such file"):
         read_torch_file(path)

@@ -27,7 +27,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8080,
     db: Annotated[
         str | None,
-        typer.Option(envvar="BGEM3_DB", help="Folder of the collections. Without it they end with the server."),
+        typer.Option(envvar="BGEM3_DB", help="Folder of the collections, or a Qdrant server's address. Without it they end with the server."),
     ] = None,
     api_key: _KeyOption = None,
     chat_model: Annotated[

@@ -38,6 +38,8 @@ def info(*, db: DbOption = "./db", collection: CollectionOption = "bgem3", as_js
 
     with closing(ChromaStore(db, collection=collection)) as store:
         settings = asdict(store.open())
+        with store.reading(graph=False) as parts:
+            settings["codec"] = parts.sidecar.codec
         count = store.count()
     sizes = _sizes(Path(db), collection)
     if as_json:

@@ -71,7 +71,9 @@ def connect(path: Path | None) -> tuple[ClientAPI, bool]:
     check_not_forked(_process)
     with _LOCK:
         _process = os.getpid()
-        spelled = str(path)
+        folder = Path(str(path)).resolve()
+        theirs = (name for name, system in list(systems.items()) if _is_the_callers(system, folder))
+        spelled = next(theirs, str(folder))
         while systems.get(spelled) in _OURS:
             spelled += "/."
         fresh = spelled not in systems
@@ -85,6 +87,12 @@ def connect(path: Path | None) -> tuple[ClientAPI, bool]:
         if fresh:
             _OURS.add(systems[spelled])
         return client, fresh
+
+
+def _is_the_callers(system: Any, folder: Path) -> bool:
+    """Tell whether a caller opened the folder, however they spelled it."""
+    settings = system.settings
+    return system not in _OURS and settings.is_persistent and Path(settings.persist_directory).resolve() == folder
 
 
 def disconnect(client: ClientAPI) -> None:

@@ -38,6 +38,7 @@ def test_info_counts_chunks_and_bytes(db, checkpoint):
     assert told["chunks"] == 3
     assert told["bytes"]["sidecar"] >= (db / "bgem3-bgem3.sqlite3").stat().st_size
     assert told["settings"]["fingerprint"] == M3Encoder.from_pretrained(checkpoint).fingerprint
+    assert told["settings"]["codec"] == "binary"
     assert "chunks" in run("info", db).stdout
 
 

@@ -36,8 +36,10 @@ def test_each_store_has_a_system_of_its_own_and_gives_it_back(tmp_path):
 
 
 @pytest.mark.parametrize("settings", [None, Settings(anonymized_telemetry=False)])
-def test_a_client_of_the_callers_is_joined(tmp_path, settings):
-    caller = chromadb.PersistentClient(tmp_path, settings=settings)
+@pytest.mark.parametrize("spelled", ["{}", "{}/", ".", "../{name}"])
+def test_a_client_of_the_callers_is_joined_however_it_spells_the_folder(tmp_path, monkeypatch, settings, spelled):
+    monkeypatch.chdir(tmp_path)
+    caller = chromadb.PersistentClient(spelled.format(tmp_path, name=tmp_path.name), settings=settings)
     joined, fresh = connect(tmp_path)
     assert (joined._system is caller._system, fresh) == (True, False)
     disconnect(joined)
