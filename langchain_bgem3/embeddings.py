@@ -26,7 +26,7 @@ class BGEM3Embeddings(EncoderSettings, Embeddings):
     Setup:
         `pip install "bgem3[langchain]"`; `bgem3[torch]` for a GPU.
 
-    Key init args:
+    Args:
         model_name: A hub id or a folder; also `model`.
         max_length: Tokens of one forward pass; None: all the model reads (8,192 for bge-m3). Longer
             texts are read in windows; see `overflow`.
@@ -37,18 +37,19 @@ class BGEM3Embeddings(EncoderSettings, Embeddings):
             `normalize_embeddings` (always true), `show_progress_bar`.
         show_progress: Show a bar over the tokens.
 
-    Instantiate:
+    Examples:
+        Instantiate:
         >>> embeddings = BGEM3Embeddings(model_name="BAAI/bge-m3")  # doctest: +SKIP
 
-    Embed single text:
+        Embed single text:
         >>> vector = embeddings.embed_query("Where is the key?")
 
-    Embed multiple texts:
+        Embed multiple texts:
         >>> vectors = embeddings.embed_documents(["Under the mat.", "Unter der Matte."])
         >>> len(vectors), len(vectors[0]) == len(vector)
         (2, True)
 
-    Async:
+        Async:
         >>> vector = await embeddings.aembed_query("Where is the key?")  # doctest: +SKIP
 
     Raises:

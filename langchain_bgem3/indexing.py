@@ -21,7 +21,7 @@ class BGEM3DocumentIndex(SearchFields, DocumentIndex):
     Setup:
         `pip install "bgem3[langchain]"`; `bgem3[chroma]` to keep an index on disk.
 
-    Key init args:
+    Args:
         index: A `HybridIndex`. All others are the fields of `BGEM3Retriever`.
 
     Examples:
@@ -29,7 +29,7 @@ class BGEM3DocumentIndex(SearchFields, DocumentIndex):
         >>> from bgem3 import HybridIndex, MemoryStore
         >>> documents = BGEM3DocumentIndex(index=HybridIndex(embeddings.encoder, MemoryStore()), k=1)
 
-    Add, get and delete documents:
+        Add, get and delete documents:
         >>> documents.upsert([Document("Where is the key?", id="a"), Document("On the moon.", id="b")])
         {'succeeded': ['a', 'b'], 'failed': []}
         >>> [document.page_content for document in documents.get(["b"])]

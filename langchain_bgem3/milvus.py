@@ -27,10 +27,11 @@ class BGEM3MilvusSparseEmbeddings(EncoderSettings, BaseSparseEmbedding):
     Setup:
         `pip install "bgem3[langchain-milvus]"`
 
-    Instantiate:
+    Examples:
+        Instantiate:
         >>> sparse = embeddings.as_milvus_sparse()
 
-    Use:
+        Use:
         >>> sorted(sparse.embed_query("")) == [0]
         True
 

@@ -29,7 +29,7 @@ class BGEM3Reranker(EncoderSettings, BaseDocumentCompressor):
     Setup:
         `pip install "bgem3[langchain]"`
 
-    Key init args:
+    Args:
         top_n: Documents kept; None: all.
         weights: How much each head counts: `Weights`, or a mapping; None: `Weights.balanced`.
         threshold: Documents with a lower score are left out.
@@ -108,10 +108,11 @@ class BGEM3CrossEncoder(EncoderSettings, BaseCrossEncoder):
     Setup:
         `pip install "bgem3[langchain]"`
 
-    Key init args:
+    Args:
         weights: How much each head counts: `Weights`, or a mapping; None: `Weights.balanced`.
         model_name: A hub id or a folder; also `model`. All others are those of `BGEM3Embeddings`.
 
+    Examples:
         Instantiate:
         >>> cross_encoder = BGEM3CrossEncoder(model_name="BAAI/bge-m3")  # doctest: +SKIP
         >>> cross_encoder = BGEM3CrossEncoder.from_encoder(embeddings.encoder)

@@ -23,7 +23,7 @@ from langchain_bgem3.settings import EncoderSettings
 class BGEM3RescoringRetriever(BaseRetriever):
     """What `BGEM3Retriever.from_vectorstore` returns; every field but the first two may be given to `invoke` for one call.
 
-    Use:
+    Examples:
         >>> from langchain_core.vectorstores import InMemoryVectorStore
         >>> from langchain_bgem3 import BGEM3Retriever
         >>> store = InMemoryVectorStore.from_texts(["Where is the key?", "On the moon."], embeddings)

@@ -33,7 +33,7 @@ class BGEM3Retriever(SearchFields):
     Setup:
         `pip install "bgem3[langchain]"`; `bgem3[chroma]` to keep an index on disk.
 
-    Key init args:
+    Args:
         index: A `HybridIndex`; `from_texts`, `from_documents` and `from_vectorstore` make one or do without.
         k: Documents returned.
         mode, strategy, fetch_k, weights, rrf_k, exhaustive, cascade: See `HybridIndex.search`. Weights

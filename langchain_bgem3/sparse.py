@@ -27,13 +27,14 @@ class BGEM3SparseEmbeddings(EncoderSettings, SparseEmbeddings):
     Setup:
         `pip install "bgem3[langchain-qdrant]"`
 
-    Key init args:
+    Args:
         model_name: A hub id or a folder; also `model`. All others are those of `BGEM3Embeddings`.
 
-    Instantiate:
+    Examples:
+        Instantiate:
         >>> sparse = BGEM3SparseEmbeddings(model_name="BAAI/bge-m3")  # doctest: +SKIP
 
-    Use:
+        Use:
         >>> from langchain_qdrant import QdrantVectorStore, RetrievalMode
         >>> store = QdrantVectorStore.from_texts(
         ...     ["Under the mat.", "On the moon."],

@@ -19,7 +19,7 @@ class BGEM3VectorStoreRetriever(VectorStoreRetriever):
     `hybrid`, `dense`, `sparse`, `multi_vector`. `search_kwargs` are the options of
     `BGEM3VectorStore.similarity_search`.
 
-    Use:
+    Examples:
         >>> from langchain_bgem3 import BGEM3VectorStore
         >>> store = BGEM3VectorStore.from_texts(["Under the mat.", "On the moon."], embeddings)
         >>> retriever = store.as_retriever(search_type="hybrid", search_kwargs={"k": 1})

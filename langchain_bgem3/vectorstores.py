@@ -39,7 +39,7 @@ class BGEM3VectorStore(VectorStore):
     Setup:
         `pip install "bgem3[langchain]"`; `bgem3[chroma]` to keep it on disk.
 
-    Key init args:
+    Args:
         embedding: `BGEM3Embeddings`, or another embedding model.
         index: An open `HybridIndex` instead of the embedding and the four that follow.
         store: Where chunks live, e.g. `ChromaStore(client=..., sidecar=...)`; None: in memory.

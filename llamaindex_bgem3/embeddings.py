@@ -31,7 +31,7 @@ class BGEM3Embedding(EncoderSettings, BaseEmbedding):
     Raises:
         CheckpointError, MissingExtraError, BackendError, InvalidInputError: the model cannot be loaded.
 
-    Example:
+    Examples:
         >>> from llama_index.core import Settings
         >>> Settings.embed_model = BGEM3Embedding(model_name="BAAI/bge-m3")  # doctest: +SKIP
     """

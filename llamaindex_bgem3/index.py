@@ -62,7 +62,7 @@ class BGEM3Index(BaseIndex[IndexDict]):
         CheckpointError, MissingExtraError, BackendError, InvalidInputError: the model cannot be loaded.
         IndexMismatchError, StoreError: the store cannot be opened.
 
-    Example:
+    Examples:
         >>> index = BGEM3Index.from_documents(documents, weights_for_different_modes=[0.4, 0.2, 0.4])  # doctest: +SKIP
         >>> index.persist("./storage")  # doctest: +SKIP
         >>> BGEM3Index.load_from_disk("./storage").as_retriever(similarity_top_k=5)  # doctest: +SKIP

@@ -39,7 +39,7 @@ def convert_managed_index(persist_dir: str | Path, **options: Any) -> BGEM3Index
         StoreCorruptError: one of its JSON files is damaged, or lacks a node.
         CheckpointError, MissingExtraError, BackendError: the model cannot be loaded.
 
-    Example:
+    Examples:
         >>> convert_managed_index("./old").persist("./new")  # doctest: +SKIP
     """
     from llamaindex_bgem3.index import BGEM3Index

@@ -37,7 +37,7 @@ class BGEM3Rerank(EncoderSettings, BaseNodePostprocessor):
     Raises:
         CheckpointError, MissingExtraError, BackendError, InvalidInputError: the model cannot be loaded.
 
-    Example:
+    Examples:
         >>> index.as_query_engine(similarity_top_k=50, node_postprocessors=[BGEM3Rerank(top_n=5)])  # doctest: +SKIP
     """
 

@@ -38,7 +38,7 @@ class BGEM3Retriever(BaseRetriever):
         InvalidInputError: an option is unknown or out of range.
         InvalidFilterError: a filter has a value its operator cannot take.
 
-    Example:
+    Examples:
         >>> retriever = BGEM3Retriever.from_nodes(nodes, BGEM3Embedding(), similarity_top_k=3)  # doctest: +SKIP
         >>> retriever.retrieve("Where is the key?")  # doctest: +SKIP
     """

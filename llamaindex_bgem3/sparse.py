@@ -22,7 +22,7 @@ class BGEM3SparseEmbedding(EncoderSettings, BaseSparseEmbedding):
     Raises:
         CheckpointError, MissingExtraError, BackendError, InvalidInputError: the model cannot be loaded.
 
-    Example:
+    Examples:
         >>> sparse = BGEM3SparseEmbedding()  # doctest: +SKIP
         >>> QdrantVectorStore(  # doctest: +SKIP
         ...     enable_hybrid=True, sparse_doc_fn=sparse.as_qdrant, sparse_query_fn=sparse.as_qdrant, ...

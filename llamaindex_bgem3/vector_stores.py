@@ -62,7 +62,7 @@ class BGEM3VectorStore(BasePydanticVectorStore):
     Raises:
         pydantic.ValidationError: an option is out of range, or of another type.
 
-    Example:
+    Examples:
         >>> embed_model = BGEM3Embedding()  # doctest: +SKIP
         >>> vector_store = BGEM3VectorStore.from_store(ChromaStore("./db"), embed_model)  # doctest: +SKIP
         >>> storage = StorageContext.from_defaults(vector_store=vector_store)  # doctest: +SKIP

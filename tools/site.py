@@ -10,6 +10,7 @@ import ast
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -50,12 +51,29 @@ REFERENCES = {
     "bgem3": [
         ("bgem3.embeddings", ("MultiVectors",)),
         ("bgem3.types", ("Chunk", "Hit", "Hits", "Matches", "Stage", "Ranked", "IndexSettings")),
+        ("bgem3.lengths", ("Lengths",)),
         ("bgem3.scoring", ("Scores",)),
         ("bgem3.stores.base", ("Store",)),
+        ("bgem3.stores.opening", ("collection_names", "drop_collection")),
+        ("bgem3.stores.layouts", ("Layout",)),
+        ("bgem3.tuned", ("Tuned",)),
+        ("bgem3.cache", ("EmbeddingCache",)),
+        ("bgem3.chroma_function", ("BGEM3EmbeddingFunction",)),
+        ("bgem3.torch_file", ("read_torch_file",)),
+        ("bgem3.evaluation.mteb", ("MTEBModel",)),
     ],
-    "langchain_bgem3": [],
-    "llamaindex_bgem3": [],
+    "langchain_bgem3": [
+        ("bgem3.encoder_fields", ("EncoderFields",)),
+        ("langchain_bgem3.rescoring", ("BGEM3RescoringRetriever",)),
+        ("langchain_bgem3.milvus", ("BGEM3MilvusSparseEmbeddings",)),
+    ],
+    "llamaindex_bgem3": [
+        ("bgem3.encoder_fields", ("EncoderFields",)),
+        ("llamaindex_bgem3.managed", ("convert_managed_index",)),
+    ],
 }
+# Packages with classes that load a model of their own, by these fields.
+WITH_FIELDS = ("langchain_bgem3", "llamaindex_bgem3")
 INTRODUCTIONS = {
     "bgem3": "Names of `bgem3` load on first use: `from bgem3 import M3Encoder`.",
     "langchain_bgem3": '`pip install "bgem3[langchain]"`',
@@ -205,9 +223,20 @@ def reference_page(package: str, others: Iterable[tuple[str, Iterable[str]]]) ->
     )
     parts = [f"# {package}\n\n{INTRODUCTIONS[package]}\n"]
     parts += [_members(home, [name]) for name, home in homes.items()]
-    if others:
-        parts += ["## What they return and take\n", *(_members(home, names) for home, names in others)]
+    if package in WITH_FIELDS:
+        parts.append(_fields(package))
+    parts += ["## What they return and take\n", *(_members(home, names) for home, names in others)]
     return "\n".join(parts)
+
+
+def _fields(package: str) -> str:
+    """Return the fields that every class of a package with a model of its own has, beside those it names itself."""
+    fields = import_module(f"{package}.settings").EncoderSettings.model_fields
+    rows = [[f"`{name}`", field.description, f"`{field.default!r}`"] for name, field in fields.items()]
+    return (
+        "## Fields of every class with a model\n\nOptions of `M3Encoder.from_pretrained`, checked when an object is made. "
+        "Objects with equal ones share one model.\n\n" + table(("field", "meaning", "default"), rows) + "\n"
+    )
 
 
 def _source(package: str) -> Path:

@@ -36,10 +36,10 @@ _DESCRIBED = ("backend", "precision", "device", "max_length", "overflow", "windo
 
 
 class EncoderFields:
-    """What a pydantic model whose fields are `OPTIONS` gets: the process's encoder for their values.
+    """What every class with a model of its own has: the process's encoder for the values of its fields.
 
-    The model declares the fields and a private attribute `_shared`, None at first, and ends its `__init__`
-    with `_start`.
+    A framework's pydantic model declares the fields, `OPTIONS`, and a private attribute `_shared`, None at first,
+    and ends its `__init__` with `_start`.
     """
 
     if TYPE_CHECKING:  # annotations that pydantic saw would be fields of its own

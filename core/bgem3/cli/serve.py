@@ -10,6 +10,13 @@ import typer
 from bgem3.cli.options import BackendOption, ModelOption, PrecisionOption
 from bgem3.errors import MissingExtraError
 
+_DbOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        envvar="BGEM3_DB",
+        help="Folder of the collections, or a Qdrant server's address. Without it they end with the server.",
+    ),
+]
 _KeyOption: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(help="Key that requests must show; more than once for several. BGEM3_API_KEY holds one key."),
@@ -25,10 +32,7 @@ def serve(
     model: ModelOption = "BAAI/bge-m3",
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8080,
-    db: Annotated[
-        str | None,
-        typer.Option(envvar="BGEM3_DB", help="Folder of the collections, or a Qdrant server's address. Without it they end with the server."),
-    ] = None,
+    db: _DbOption = None,
     api_key: _KeyOption = None,
     chat_model: Annotated[
         str | None, typer.Option(envvar="BGEM3_CHAT_MODEL", help="Model for the chat: a name, or ollama:NAME.")
