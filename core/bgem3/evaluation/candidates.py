@@ -13,7 +13,8 @@ from bgem3.embeddings import M3Embeddings
 from bgem3.evaluation.cached_encoder import CachedEncoder, blocks
 from bgem3.evaluation.dataset import Dataset
 from bgem3.index.lexical import LexicalIndex
-from bgem3.index.multi_vector import get_codec
+from bgem3.index.multi_vector import Codec, get_codec
+from bgem3.scoring import dense_row_scores
 from bgem3.types import Chunk, FloatArray, Head, IntArray, Lexical, Where
 
 
@@ -135,6 +136,8 @@ def find_candidates(
         codecs: Codecs of the token vectors; none: the multi-vector head is left out.
         show_progress: Show bars over the passages.
     """
+    # names are checked before anything is encoded
+    engines = {codec: get_codec(codec, cache.encoder.multi_dim) for codec in codecs}
     queries = [*dataset.queries.values()]
     encoded = M3Embeddings.concatenate([cache.encode(texts) for _, texts in blocks((text, text) for text in queries)])
     indexes = {lexical: LexicalIndex(lexical) for lexical in lexicals}
@@ -149,7 +152,7 @@ def find_candidates(
         for i in range(len(queries))
     ]
     rows, offsets = np.concatenate(parts), np.concatenate([[0], np.cumsum([len(part) for part in parts])])
-    dense, multi_vector = _second_stage(dataset, cache, encoded, rows, offsets, codecs, show_progress)
+    dense, multi_vector = _second_stage(dataset, cache, encoded, rows, offsets, engines, show_progress)
     return Candidates(
         passage_ids=passage_ids,
         rows=rows,
@@ -182,7 +185,7 @@ def _first_stages(
         numbers = np.arange(first, first + len(ids))
         for lexical, index in indexes.items():
             index.add(numbers, cache.encoder.token_counts(texts) if lexical == "bm25" else embeddings.sparse)
-        more = queries @ embeddings.dense.T
+        more = np.stack([dense_row_scores(query, embeddings.dense) for query in queries])
         scores = np.concatenate([scores, more], axis=1)
         rows = np.concatenate([rows, np.broadcast_to(numbers, more.shape)], axis=1)
         best = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
@@ -197,15 +200,14 @@ def _second_stage(
     queries: M3Embeddings,
     rows: IntArray,
     offsets: IntArray,
-    codecs: Sequence[str],
+    engines: Mapping[str, Codec],
     show_progress: bool,
 ) -> tuple[FloatArray, dict[str, FloatArray]]:
     """Score the candidates by the dense head, and by the multi-vector head under each codec."""
     owners = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     dense = np.empty(len(rows), dtype=np.float32)
-    multi_vector = {codec: np.empty(len(rows), dtype=np.float32) for codec in codecs}
-    heads: tuple[Head, ...] = ("dense", "multi_vector") if codecs else ("dense",)
-    engines = {codec: get_codec(codec, queries.multi_vector.dim) for codec in codecs}
+    multi_vector = {codec: np.empty(len(rows), dtype=np.float32) for codec in engines}
+    heads: tuple[Head, ...] = ("dense", "multi_vector") if engines else ("dense",)
     order = np.argsort(rows, kind="stable")
     ascending = rows[order]
     for first, ids, texts in _numbered(dataset, "Scoring", show_progress):
@@ -217,7 +219,7 @@ def _second_stage(
         blobs = {name: engine.encode(passages.multi_vector) for name, engine in engines.items()}
         for members in np.split(here, np.flatnonzero(np.diff(owners[here])) + 1):
             query, local = int(owners[members[0]]), rows[members] - first
-            dense[members] = passages.dense[local] @ queries.dense[query]
+            dense[members] = dense_row_scores(queries.dense[query], passages.dense[local])
             for name, engine in engines.items():
                 chosen = [blobs[name][i] for i in local.tolist()]
                 multi_vector[name][members] = engine.scores(queries.multi_vector[query], chosen)

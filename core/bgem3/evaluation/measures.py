@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 
 import numpy as np
 
@@ -25,16 +26,30 @@ def measure_rankings(qrels: Qrels, ranked: Mapping[str, Sequence[str]], measures
     Raises:
         MissingExtraError: ir-measures is not installed.
     """
+    ir_measures = load_ir_measures()
+    wanted = {ir_measures.parse_measure(MEASURES[name]): name for name in measures}
+    judged: dict[str, dict[str, int]] = {}
+    run: dict[str, dict[str, float]] = {}
+    for place, (query_id, ids) in enumerate(ranked.items()):
+        # numbers in place of ids: trec_eval, in C, ends an id at U+0000 and the process where two then are one
+        numbers = {id_: str(number) for number, id_ in enumerate([*qrels[query_id], *ids])}
+        judged[str(place)] = {numbers[id_]: grade for id_, grade in qrels[query_id].items()}
+        # ranks in place of scores: it has its own order among equal scores
+        run[str(place)] = {numbers[id_]: -float(rank) for rank, id_ in enumerate(ids)}
+    result = {name: np.zeros(len(ranked)) for name in measures}
+    for found in ir_measures.iter_calc([*wanted], judged, run):
+        result[wanted[found.measure]][int(found.query_id)] = found.value
+    return result
+
+
+def load_ir_measures() -> ModuleType:
+    """Return the package, also to see before long work that it is there.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
     try:
         import ir_measures
     except ModuleNotFoundError as error:
         raise MissingExtraError("ir-measures", "eval", "measuring retrieval") from error
-    wanted = {ir_measures.parse_measure(MEASURES[name]): name for name in measures}
-    judged = {query_id: dict(qrels[query_id]) for query_id in ranked}
-    # ranks in place of scores: ir-measures has its own order among equal scores
-    run = {query_id: {id_: -float(rank) for rank, id_ in enumerate(ids)} for query_id, ids in ranked.items()}
-    place = {query_id: position for position, query_id in enumerate(ranked)}
-    result = {name: np.zeros(len(ranked)) for name in measures}
-    for found in ir_measures.iter_calc([*wanted], judged, run):
-        result[wanted[found.measure]][place[found.query_id]] = found.value
-    return result
+    return ir_measures

@@ -29,7 +29,7 @@ def mean_interval(values: Values, *, seed: int = 0) -> tuple[float, float]:
 def paired_p(left: Values, right: Values, *, seed: int = 0) -> float:
     """Return the two-sided p value of the mean difference over the same questions, by random sign flips.
 
-    At least 0.0001, since 10,000 flips are drawn; all of them where there are fewer.
+    At least 0.0002, twice one in 10,001, since 10,000 flips are drawn; all of them where there are fewer.
 
     Source: Smucker, Allan, Carterette, "A comparison of statistical significance tests for
         information retrieval evaluation", CIKM 2007.

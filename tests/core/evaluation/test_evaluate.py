@@ -1,11 +1,13 @@
 """What is measured is what an index finds."""
 
+import sys
+
 import numpy as np
 import pytest
 
 from bgem3 import HybridIndex, MemoryStore, Weights
-from bgem3.errors import InvalidInputError
-from bgem3.evaluation import Dataset, System, evaluate, make_systems
+from bgem3.errors import InvalidInputError, MissingExtraError
+from bgem3.evaluation import Dataset, System, evaluate, make_systems, tune
 from bgem3.evaluation.cached_encoder import CachedEncoder
 from bgem3.evaluation.evaluate import candidates_for, search
 from bgem3.evaluation.measures import measure_rankings
@@ -76,5 +78,41 @@ def test_systems_must_have_names_of_their_own(labelled, tmp_path):
         System("a", {"mode": "x"})
     with pytest.raises(InvalidInputError, match="where cannot be measured"):
         System("a", {"where": {}})
+
+
+def test_ids_are_told_apart_whatever_is_in_them():
+    # trec_eval, in C, would end each id at U+0000 and cannot write half a surrogate pair
+    qrels = {"q\0a": {"p\0a": 1}, "q\0b": {"p\0b": 1}, "\ud800": {"\ud801": 1}}
+    ranked = {"q\0a": ["p\0a"], "q\0b": ["p\0a", "p\0b"], "\ud800": ["\ud802", "\ud803", "\ud801"]}
+    found = measure_rankings(qrels, ranked, ("nDCG@10", "MRR@10", "Recall@10"))
+    assert found["MRR@10"].tolist() == pytest.approx([1, 1 / 2, 1 / 3])
+    assert found["nDCG@10"].tolist() == pytest.approx([1, 1 / np.log2(3), 1 / np.log2(4)])
+    assert found["Recall@10"].tolist() == [1, 1, 1]
+
+
+def test_equal_passages_stand_as_in_an_index(tmp_path):
+    from tests.core.evaluation.conftest import WORDS, write_set
+
+    encoder = FakeEncoder()
+    # each text stands 20 times in the corpus, far apart: a matrix product rounds by place
+    corpus = {f"p{i:03}": " ".join([WORDS[i % 13]] * (1 + i % 5)) for i in range(13 * 5 * 20)}
+    queries = {f"q{i}": f"{WORDS[i]} {WORDS[i + 1]}" for i in range(12)}
+    dataset = Dataset.read(write_set(tmp_path / "set", corpus, queries, {(q, "p000"): 1 for q in queries}))
+    system = System("dense", {"mode": "dense"})
+    found = search(dataset, candidates_for(dataset, CachedEncoder(encoder, tmp_path), [system]), system, 100)
+    index = HybridIndex(encoder, MemoryStore())
+    index.add(list(corpus.values()), ids=list(corpus))
+    expected = index.search_many(list(queries.values()), mode="dense", k=100)
+    assert list(found.values()) == [[hit.id for hit in hits] for hits in expected]
+
+
+def test_what_cannot_be_measured_is_said_before_anything_is_encoded(labelled, tmp_path, monkeypatch):
+    encoder, dataset = FakeEncoder(), Dataset.read(labelled)
     with pytest.raises(InvalidInputError, match="token_codec: got 'x'"):
-        evaluate(Dataset.read(labelled), FakeEncoder(), make_systems(codecs=("x",)), cache=tmp_path)
+        evaluate(dataset, encoder, make_systems(codecs=("x",)), cache=tmp_path)
+    monkeypatch.setitem(sys.modules, "ir_measures", None)
+    with pytest.raises(MissingExtraError, match=r"bgem3\[eval\]"):
+        evaluate(dataset, encoder, cache=tmp_path)
+    with pytest.raises(MissingExtraError, match=r"bgem3\[eval\]"):
+        tune(dataset, encoder, cache=tmp_path)
+    assert encoder.calls == []
