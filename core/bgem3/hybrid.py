@@ -54,7 +54,7 @@ class HybridIndex:
 
     Raises:
         DatasetError: `tuned` is no file of `bgem3 tune`.
-        IndexMismatchError: the store was filled with another checkpoint or another `lexical`.
+        IndexMismatchError: the store was filled, or `tuned` was found, with another checkpoint or another `lexical`.
         StoreError: the store cannot be opened.
     """
 
@@ -74,6 +74,7 @@ class HybridIndex:
         self._lexical: Lexical = lexical
         self._tuned = tuned if isinstance(tuned, Tuned) else Tuned.load(tuned) if tuned else Tuned()
         self._wanted = settings_of(encoder, lexical)
+        self._tuned.check(self._wanted)
         self._settings = store.open(self._wanted)
         self._warned = False
         self._closed = False

@@ -57,7 +57,7 @@ class Tuning:
     @property
     def advised(self) -> Tuned:
         """The best where it is trusted, else the default."""
-        return self.best if self.trusted else Tuned(evidence=self.best.evidence)
+        return self.best if self.trusted else replace(self.best, strategy="union", weights=Weights.balanced)
 
 
 def tune(
@@ -102,8 +102,9 @@ def tune(
     systems = grid(strategies, lexical, codec)
     candidates = candidates_for(dataset, CachedEncoder(encoder, cache), systems, show_progress=show_progress)
     found = choose(systems, measure_grid(dataset, candidates, systems), seed=seed)
-    evidence = {"dataset": dataset.name, "lexical": lexical, "codec": codec, **found.best.evidence}
-    found = replace(found, best=replace(found.best, evidence=evidence))
+    evidence = {"dataset": dataset.name, "codec": codec, **found.best.evidence}
+    best = replace(found.best, evidence=evidence, fingerprint=encoder.fingerprint, lexical=lexical)
+    found = replace(found, best=best)
     if not found.trusted:
         warnings.warn(
             f"{len(dataset.queries)} questions cannot tell {_shown(found.best)} (held out: {found.held_out:.3f}) from "

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bgem3 import HybridIndex, MemoryStore, Weights
-from bgem3.errors import DatasetError, InvalidInputError, StoreWriteError, TuningWarning
+from bgem3.errors import DatasetError, IndexMismatchError, InvalidInputError, StoreWriteError, TuningWarning
 from bgem3.evaluation import Dataset, System, tune
 from bgem3.evaluation.tuning import choose, grid
 from bgem3.tuned import Tuned
@@ -102,3 +102,14 @@ def test_bad_values_and_paths(tmp_path):
         Tuned.load(tmp_path / "missing.json")
     with pytest.raises(StoreWriteError, match="Fix: a path"):
         Tuned().save(tmp_path / "tuned.json" / "below")
+
+
+@pytest.mark.parametrize("other", [{"fingerprint": "b" * 64}, {"lexical": "bm25"}])
+def test_weights_found_with_other_heads_are_refused(labelled, tmp_path, other):
+    with pytest.warns(TuningWarning):
+        tune(Dataset.read(labelled), FakeEncoder(), strategies=("union",), cache=tmp_path).advised.save(tmp_path / "t")
+    assert Tuned.load(tmp_path / "t").lexical == "m3"
+    HybridIndex(FakeEncoder(), MemoryStore(), tuned=tmp_path / "t")
+    encoder = FakeEncoder(**{k: v for k, v in other.items() if k == "fingerprint"})
+    with pytest.raises(IndexMismatchError, match=f"tuned: found with {next(iter(other))}="):
+        HybridIndex(encoder, MemoryStore(), lexical=other.get("lexical", "m3"), tuned=tmp_path / "t")
