@@ -41,8 +41,8 @@ class Dataset:
         """Read and check a folder with `corpus.jsonl`, `queries.jsonl` and `qrels.tsv` (or `qrels/test.tsv`).
 
         Lines of the first two are `{"_id": ..., "text": ..., "title": ...}` (`id` does too), those of
-        the third query id, passage id and a whole number, apart by tabs; a header is skipped. Each
-        file may be compressed (`.gz`, `.xz`).
+        the third query id, passage id and a whole number, apart by tabs; a header is skipped. Ids are
+        taken as they stand, with their spaces. Each file may be compressed (`.gz`, `.xz`).
 
         Args:
             folder: Where the files are.
@@ -59,8 +59,7 @@ class Dataset:
         corpus = find(root, ("corpus.jsonl",))
         passages = {id_ for id_, _ in _passages(corpus, titles)}
         queries = _read_queries(find(root, ("queries.jsonl",)))
-        named = (qrels.removesuffix(".gz").removesuffix(".xz"),) if qrels else ("qrels.tsv", "qrels/test.tsv")
-        judged = _read_qrels(find(root, named), queries, passages)
+        judged = _read_qrels(find(root, (qrels,) if qrels else ("qrels.tsv", "qrels/test.tsv")), queries, passages)
         return cls(
             name=root.resolve().name,
             corpus=corpus,
@@ -108,7 +107,7 @@ def _passages(path: Path, titles: bool) -> Iterator[tuple[str, str]]:
     for number, entry in read_objects(path):
         id_ = _new_id(path, number, entry, seen)
         text = _text(path, number, entry)
-        title = entry.get("title") if titles else None
+        title = _text(path, number, entry, "title") if titles and entry.get("title") is not None else ""
         yield id_, f"{title} {text}" if title else text
 
 
@@ -127,20 +126,26 @@ def _read_qrels(path: Path, queries: Mapping[str, str], passages: set[str]) -> d
     judged: dict[str, dict[str, int]] = {}
     seen: set[tuple[str, str]] = set()
     for number, line in read_lines(path):
-        parts = [part.strip() for part in line.split("\t")]
+        parts = line.split("\t")
         if len(parts) != 3:
-            raise DatasetError(path, number, f"expected query id, passage id, score with tabs between, got {line!r}")
-        query, passage, score = parts
-        if number == 1 and not _is_whole(score):
-            continue
+            raise DatasetError(
+                path,
+                number,
+                f"expected query id, passage id, score with tabs between, got {line[:200]!r}. Fix: those three, in this order",
+            )
+        query, passage, score = parts[0], parts[1], parts[2].strip()
         if not _is_whole(score):
-            raise DatasetError(path, number, f"score: expected a whole number, got {score[:40]!r}")
+            if number == 1 and query not in queries:
+                continue
+            raise DatasetError(path, number, f"score: expected a whole number, got {score[:40]!r}. Fix: 1 for relevant")
         if query not in queries:
             raise DatasetError(path, number, f"unknown query id {query!r}. Fix: add it to queries.jsonl")
         if passage not in passages:
             raise DatasetError(path, number, f"unknown passage id {passage!r}. Fix: add it to corpus.jsonl")
         if (query, passage) in seen:
-            raise DatasetError(path, number, f"query {query!r} and passage {passage!r} are judged twice")
+            raise DatasetError(
+                path, number, f"query {query!r} and passage {passage!r} are judged twice. Fix: leave one line out"
+            )
         seen.add((query, passage))
         if int(score) > 0:
             judged.setdefault(query, {})[passage] = int(score)
@@ -152,20 +157,25 @@ def _read_qrels(path: Path, queries: Mapping[str, str], passages: set[str]) -> d
 def _new_id(path: Path, number: int, entry: Mapping[str, Any], seen: set[str]) -> str:
     id_ = entry.get("_id", entry.get("id"))
     if not isinstance(id_, str) or not id_:
-        raise DatasetError(path, number, f"_id: expected a string, not empty, got {id_!r}")
+        raise DatasetError(path, number, f'_id: expected a string, not empty, got {id_!r}. Fix: "_id": "7"')
+    _check_unicode(path, number, "_id", id_)
     if id_ in seen:
         raise DatasetError(path, number, f"duplicate id {id_!r}. Fix: make ids unique")
     seen.add(id_)
     return id_
 
 
-def _text(path: Path, number: int, entry: Mapping[str, Any]) -> str:
-    text = entry.get("text")
+def _text(path: Path, number: int, entry: Mapping[str, Any], field: str = "text") -> str:
+    text = entry.get(field)
     if not isinstance(text, str):
-        raise DatasetError(path, number, f"text: expected a string, got {text!r}")
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise DatasetError(path, number, "text: not valid Unicode. Fix: leave lone surrogates out")
+        raise DatasetError(path, number, f'{field}: expected a string, got {text!r}. Fix: "{field}": "..."')
+    _check_unicode(path, number, field, text)
     return text
+
+
+def _check_unicode(path: Path, number: int, field: str, text: str) -> None:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise DatasetError(path, number, f"{field}: not valid Unicode. Fix: leave lone surrogates out")
 
 
 def _is_whole(text: str) -> bool:

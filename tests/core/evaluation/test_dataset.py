@@ -76,6 +76,15 @@ def test_a_sample_is_the_same_for_a_seed(labelled):
         ),
         ("corpus.jsonl", 2, '{"_id": "new"}', r"corpus\.jsonl, line 2: text: expected a string, got None"),
         ("corpus.jsonl", 2, r'{"_id": "p1", "text": "\ud800"}', r"corpus\.jsonl, line 2: text: not valid Unicode"),
+        (
+            "corpus.jsonl",
+            2,
+            r'{"_id": "p1", "text": "x", "title": "\ud800"}',
+            r"corpus\.jsonl, line 2: title: not valid Unicode",
+        ),
+        ("corpus.jsonl", 2, '{"_id": "p1", "text": "x", "title": ["x"]}', r"line 2: title: expected a string"),
+        ("corpus.jsonl", 2, r'{"_id": "p1\ud800", "text": "x"}', r"corpus\.jsonl, line 2: _id: not valid Unicode"),
+        ("qrels.tsv", 1, "q1\tp7\t1.0", r"qrels\.tsv, line 1: score: expected a whole number, got '1.0'"),
         pytest.param("corpus.jsonl", 2, "[" * 100_000, r"corpus\.jsonl, line 2: not JSON", id="deep"),
         pytest.param("qrels.tsv", 5, f"q1\tp7\t{'9' * 5000}", r"qrels\.tsv, line 5: score: expected", id="digits"),
         ("queries.jsonl", 4, "nonsense", r"queries\.jsonl, line 4: not JSON"),
@@ -112,3 +121,16 @@ def test_a_file_that_is_not_text_is_named(labelled):
     (labelled / "corpus.jsonl.xz").write_bytes(lzma.compress(b'{"_id": "p0", "text": "x"}\n' * 10)[:-20])
     with pytest.raises(DatasetError, match=r"corpus\.jsonl\.xz, line \d+: (cannot be read|duplicate)"):
         Dataset.read(labelled)
+
+
+def test_ids_are_taken_as_they_stand(labelled):
+    spoil(labelled, "corpus.jsonl", 1, '{"_id": " p1", "text": "another passage than p1"}')
+    spoil(labelled, "qrels.tsv", 2, "q0\t p1\t 1 ")
+    assert Dataset.read(labelled).qrels["q0"] == {" p1": 1}
+
+
+def test_the_file_of_judgements_that_is_named_is_read(labelled):
+    (labelled / "other.tsv").write_text("q0\tp0\t1\n", "utf-8")
+    (labelled / "other.tsv.gz").write_bytes(gzip.compress(b"q1\tp7\t1\n"))
+    assert list(Dataset.read(labelled, qrels="other.tsv").queries) == ["q0"]
+    assert list(Dataset.read(labelled, qrels="other.tsv.gz").queries) == ["q1"]
