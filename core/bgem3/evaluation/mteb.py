@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -11,7 +12,7 @@ from bgem3.encoder import M3Encoder
 from bgem3.errors import BGEM3Error, InvalidInputError, MissingExtraError
 from bgem3.hybrid import HybridIndex
 from bgem3.stores.memory import MemoryStore
-from bgem3.types import FloatArray, Head, Lexical, SearchOptions, make_plan
+from bgem3.types import FloatArray, Head, Hits, Lexical, SearchOptions, make_plan
 
 if TYPE_CHECKING:
     from mteb.models import ModelMeta
@@ -57,7 +58,7 @@ class MTEBModel:
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
-        """What results are filed under: the name, the fingerprint as revision, and the settings."""
+        """What results are filed under: the name, the fingerprint as revision, and the settings of search and encoder."""
         return self._meta
 
     def index(self, corpus: Iterable[Mapping[str, Any]], **_: Any) -> None:
@@ -79,7 +80,8 @@ class MTEBModel:
     ) -> dict[str, dict[str, float]]:
         """Return the scores of the `top_k` best passages of each question, by query id and passage id.
 
-        Where MTEB names candidates (`top_ranked`), those are searched alone.
+        MTEB asks for 1,000, so `fetch_k` is no less. A cascade leaves no more than its second depth: with 1,000 it
+        would be none. Where MTEB names candidates (`top_ranked`), those are searched alone, all of them.
 
         Raises:
             BGEM3Error: no corpus was indexed before.
@@ -89,12 +91,15 @@ class MTEBModel:
         rows = list(queries)
         if top_ranked is not None:
             return {row["id"]: self._rerank(row["text"], top_ranked.get(row["id"], ()), top_k) for row in rows}
-        options: SearchOptions = {**self._options, "k": top_k, "fetch_k": max(self._plan.fetch_k, top_k)}
+        plan = self._plan
+        if plan.mode == "hybrid" and plan.strategy == "cascade":
+            top_k = min(top_k, max(plan.k, plan.cascade[1]))
+        options: SearchOptions = {**self._options, "k": top_k}
         found: dict[str, dict[str, float]] = {}
         for start in range(0, len(rows), _BATCH):
             part = rows[start : start + _BATCH]
             hits = self._index.search_many([row["text"] for row in part], **options)
-            found |= {row["id"]: {hit.id: hit.score for hit in one} for row, one in zip(part, hits, strict=True)}
+            found |= {row["id"]: _scores(one) for row, one in zip(part, hits, strict=True)}
         return found
 
     def encode(self, inputs: Iterable[Mapping[str, Any]], **_: Any) -> FloatArray:
@@ -123,8 +128,7 @@ class MTEBModel:
             "fetch_k": max(self._plan.fetch_k, len(candidates)),
             "where": {_ID: {"$in": list(candidates)}},
         }
-        hits = self._index.search(query, **options)
-        return {hit.id: hit.score for hit in hits}
+        return _scores(self._index.search(query, **options))
 
     def _make_meta(self) -> ModelMeta:
         try:
@@ -133,7 +137,9 @@ class MTEBModel:
             raise MissingExtraError("mteb", "mteb", "MTEBModel") from error
         if self._plan.where is not None:
             raise InvalidInputError("where: a benchmark is searched whole. Fix: leave it out")
-        settings = {**self._options, "lexical": self._lexical, "codec": self._codec}
+        # all that figures depend on: the harness takes results that it has under the same settings for these
+        runs = {"backend": self.encoder.backend, "precision": self.encoder.precision, **asdict(self.encoder.lengths)}
+        settings = {**self._options, "lexical": self._lexical, "codec": self._codec, **runs}
         return ModelMeta.create_empty(
             overwrites={
                 "name": self._name,
@@ -143,3 +149,13 @@ class MTEBModel:
                 "experiment_kwargs": {key: str(value) for key, value in settings.items()},
             }
         )
+
+
+def _scores(hits: Hits) -> dict[str, float]:
+    """Return the scores by id, equal ones a hair apart: the harness sorts again, with its own order among equals."""
+    found: dict[str, float] = {}
+    last = np.float32(np.inf)
+    for hit in hits:
+        last = min(np.float32(hit.score), np.nextafter(last, np.float32(-np.inf)))
+        found[hit.id] = float(last)
+    return found

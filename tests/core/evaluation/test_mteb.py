@@ -7,7 +7,7 @@ import pytest
 
 from bgem3 import HybridIndex, MemoryStore
 from bgem3.errors import BGEM3Error, InvalidInputError
-from bgem3.evaluation import Dataset
+from bgem3.evaluation import Dataset, System, evaluate
 from bgem3.evaluation.mteb import MTEBModel
 from tests.support.fake_encoder import FakeEncoder
 
@@ -92,6 +92,9 @@ def test_what_results_are_filed_under():
     meta = MTEBModel(FakeEncoder(), name="a/b", mode="hybrid", strategy="rrf").mteb_model_meta
     assert (meta.name, meta.revision) == ("a/b", "a" * 64)
     assert meta.experiment_kwargs["strategy"] == "rrf"
+    # the harness would take results of another backend or other lengths for these
+    others = [FakeEncoder(), FakeEncoder(backend="other"), FakeEncoder(max_length=64)]
+    assert len({str(MTEBModel(one).mteb_model_meta.experiment_kwargs) for one in others}) == 3
 
 
 def test_bad_use():
@@ -111,3 +114,14 @@ def test_candidates_are_scored_as_the_index_is_searched(lexical):
     among = model.search(queries, top_k=2, top_ranked={"q": ["p1", "p2"]})
     assert among == {"q": {id_: everything[id_] for id_ in ("p1", "p2")}, "none": {}}
     assert len(model.search(queries, top_k=1, top_ranked={"q": ["p1", "p2"]})["q"]) == 1
+
+
+@pytest.mark.parametrize("options", [{"mode": "sparse"}, {"mode": "hybrid", "strategy": "cascade"}], ids=str)
+def test_ties_and_a_cascade_are_measured_as_an_index_answers(labelled, tmp_path, options):
+    dataset, encoder = Dataset.read(labelled), FakeEncoder()
+    scores = run(MTEBModel(encoder, name="test/words", **options), make_task(dataset))
+    expected = evaluate(dataset, encoder, [System("it", options)], cache=tmp_path)
+    assert scores["ndcg_at_10"] == pytest.approx(expected.mean("it"), abs=1e-4)
+    # what other depths would give is not the same
+    deep = evaluate(dataset, encoder, [System("deep", {**options, "cascade": (300, 300)})], cache=tmp_path)
+    assert options["mode"] == "sparse" or scores["ndcg_at_10"] != pytest.approx(deep.mean("deep"), abs=1e-3)
