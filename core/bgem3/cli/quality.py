@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar, get_args
 import typer
 
 from bgem3.cli.options import BackendOption, JsonOption, ModelOption, load_encoder, parse_weights
-from bgem3.cli.output import is_terminal, write_json_line
+from bgem3.cli.output import console, is_terminal, table, write_json_line
 from bgem3.errors import InvalidInputError, TuningWarning
 from bgem3.types import MODES, STRATEGIES, Lexical
 
@@ -67,7 +67,7 @@ def eval(
 ) -> None:
     """Measure each head and each way to join them on labelled questions (extra: eval)."""
     from bgem3.evaluation.evaluate import evaluate
-    from bgem3.evaluation.report import save, to_json
+    from bgem3.evaluation.report import baseline_of, save, to_json
     from bgem3.evaluation.systems import make_systems
 
     datasets = _read(folders, qrels, titles, queries)
@@ -78,6 +78,7 @@ def eval(
         lexicals=_choices("lexical", lexical, LEXICALS),
         codecs=codec.split(","),
     )
+    baseline_of([one.name for one in systems], baseline)
     encoder = load_encoder(model, backend, max_length=max_length, overflow=overflow)
     evaluations = [evaluate(one, encoder, systems, cache=cache, show_progress=is_terminal()) for one in datasets]
     if as_json:
@@ -163,18 +164,18 @@ def _read(folders: Sequence[Path], qrels: str | None, titles: bool, queries: int
 
 
 def _print(evaluations: Sequence[Evaluation], baseline: str | None) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from rich.markup import escape
 
     from bgem3.evaluation.report import HEADER, rows
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
+    out = console()
+    if not out.is_terminal:
+        out.width = 120
     for one in evaluations:
-        table = Table(title=f"{one.dataset}: {len(one.query_ids)} questions, {one.n_passages} passages")
-        for position, column in enumerate(HEADER):
-            table.add_column(column, justify="right" if position else "left", no_wrap=True)
+        shown = table(*HEADER, text=HEADER[:1])
+        shown.padding = (0, 1, 0, 0)  # 80 columns with names as long as `cascade balanced`
         for row in rows(one, baseline=baseline):
-            table.add_row(*row.cells())
-        console.print(table)
+            shown.add_row(*map(escape, row.cells()))
+        title = f"{one.dataset}: {len(one.query_ids)} questions, {one.n_passages} passages"
+        out.print(title, markup=False)
+        out.print(shown)

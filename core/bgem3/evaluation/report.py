@@ -45,12 +45,21 @@ def rows(evaluation: Evaluation, *, baseline: str | None = None) -> list[Row]:
         InvalidInputError: no system has the baseline's name.
     """
     values = {name: measured["nDCG@10"] for name, measured in evaluation.values.items()}
-    base = next(iter(values)) if baseline is None else baseline
-    if base not in values:
-        raise InvalidInputError(f"baseline: got {base!r}, expected one of {', '.join(values)}")
+    base = baseline_of([*values], baseline)
     others = [name for name in values if name != base]
     p_values = dict(zip(others, holm([paired_p(values[name], values[base]) for name in others]), strict=True))
     return [_row(evaluation, name, p_values.get(name)) for name in values]
+
+
+def baseline_of(systems: Sequence[str], baseline: str | None) -> str:
+    """Return the system that the others are compared with; None: the first.
+
+    Raises:
+        InvalidInputError: no system has the baseline's name.
+    """
+    if baseline is not None and baseline not in systems:
+        raise InvalidInputError(f"baseline: got {baseline!r}, expected one of {', '.join(systems)}")
+    return systems[0] if baseline is None else baseline
 
 
 def _row(evaluation: Evaluation, system: str, p: float | None) -> Row:
@@ -108,8 +117,10 @@ def plot(evaluations: Sequence[Evaluation], path: str | Path) -> None:
         below = [mean - row.low for mean, row in zip(means, found, strict=True)]
         above = [row.high - mean for mean, row in zip(means, found, strict=True)]
         panel.errorbar(means, range(len(found)), xerr=[below, above], fmt="o", capsize=3)
-        panel.set_yticks(range(len(found)), [row.system for row in found])
-        panel.set(title=f"{evaluation.dataset} ({len(evaluation.query_ids)} questions)", xlabel="nDCG@10")
+        # names are names: between two dollar signs matplotlib would read formulas
+        panel.set_yticks(range(len(found)), [row.system for row in found], parse_math=False)
+        panel.set_title(f"{evaluation.dataset} ({len(evaluation.query_ids)} questions)", parse_math=False)
+        panel.set_xlabel("nDCG@10")
         panel.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=120)
 

@@ -46,6 +46,8 @@ def test_eval_prints_json_alone(folder, checkpoint):
 def test_options_are_checked_before_the_model_is_loaded(folder):
     with pytest.raises(InvalidInputError, match="--mode: got 'x', expected some of dense"):
         run("eval", folder, "--model", "nowhere", "--mode", "dense,x")
+    with pytest.raises(InvalidInputError, match="baseline: got 'x', expected one of dense, sparse"):
+        run("eval", folder, "--model", "nowhere", "--baseline", "x")
     with pytest.raises(InvalidInputError, match="nowhere: no such folder"):
         run("eval", "nowhere", "--model", "nowhere")
 
@@ -70,3 +72,12 @@ def test_tune_writes_what_an_index_reads_and_says_what_it_is_worth(folder, check
     trusted = "(tuned)" in done.stdout
     assert trusted or "warning: 12 questions cannot tell" in done.stderr
     assert Tuned.load(folder / "tuned.json").evidence["questions"] == 12
+
+
+def test_a_table_is_whole_in_80_columns(folder, checkpoint, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    done = run("eval", folder, "--model", checkpoint)
+    assert "…" not in done.stdout
+    assert "cascade balanced" in done.stdout
+    assert done.stdout.count("1.000-1.000") == 6

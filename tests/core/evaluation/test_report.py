@@ -49,3 +49,8 @@ def test_saved_files(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreWriteError, match="Fix: out="):
         save([RESULT], tmp_path / "file")
+
+
+def test_a_name_is_no_formula(tmp_path):
+    paths = save([evaluation("$set_^$", **{"union $a_$": [0, 0, 1, 1]})], tmp_path)
+    assert paths[2].read_bytes().startswith(b"\x89PNG")
