@@ -19,6 +19,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from bgem3 import HybridIndex, M3Encoder, MemoryStore
+from bgem3.checkpoint import load_checkpoint
 from bgem3.evaluation import Dataset, evaluate, make_systems
 from bgem3.evaluation.statistics import mean_interval, paired_p
 
@@ -94,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--model", type=Path, default=Path("examples/bge-m3-mini"))
+    parser.add_argument("--model", default="examples/bge-m3-mini", help="a folder or a hub id")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--rate", type=float, default=2e-5, help="learning rate; 1e-5 for BAAI/bge-m3")
     parser.add_argument("--train", type=int, default=400, help="questions to train on")
@@ -103,11 +104,12 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     inside, outside = split(Dataset.read(options.data, titles=False), options.train, options.test)
     print(f"{len(inside.queries)} questions to train on, {len(outside.queries)} about other passages to measure")
-    encoder = M3Encoder.from_pretrained(options.model, backend="torch")
+    model = load_checkpoint(options.model).folder
+    encoder = M3Encoder.from_pretrained(model, backend="torch")
     systems = make_systems(strategies=("union",))
     before = evaluate(outside, encoder, systems, show_progress=True)
     write_examples(inside, encoder, options.out / "train.jsonl")
-    train(options.model, options.out / "train.jsonl", options.out, options.steps, options.rate)
+    train(model, options.out / "train.jsonl", options.out, options.steps, options.rate)
     after = evaluate(outside, M3Encoder.from_pretrained(options.out, backend="torch"), systems, show_progress=True)
     for system in before.values:
         old, new = (one.values[system]["nDCG@10"] for one in (before, after))

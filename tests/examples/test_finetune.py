@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from bgem3 import M3Encoder
+from tests.support.hub import Hub
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.mark.integration
-def test_two_steps_change_the_checkpoint_and_are_measured(tmp_path):
+def test_two_steps_change_a_checkpoint_of_the_hub_and_are_measured(tmp_path, hub: Hub):
     questions = [json.loads(line) for line in (EXAMPLES / "data" / "questions.jsonl").read_text("utf-8").splitlines()]
     lines = [json.dumps({"id": one["id"], "text": one["text"]}) for one in questions]
     judged = [f"{one['id']}\t{answer}\t1" for one in questions for answer in one["answers"]]
@@ -27,7 +28,8 @@ def test_two_steps_change_the_checkpoint_and_are_measured(tmp_path):
     (data / "qrels.tsv").write_text("\n".join(judged), "utf-8")
 
     script = [sys.executable, EXAMPLES / "finetune" / "finetune.py", data, "--out", out, "--steps", "2"]
-    done = subprocess.run([*script, "--model", EXAMPLES / "bge-m3-mini"], capture_output=True, text=True, check=False)
+    hub.add("someone/mini", EXAMPLES / "bge-m3-mini")
+    done = subprocess.run([*script, "--model", "someone/mini"], capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr[-2000:]
     assert "union balanced" in done.stdout
