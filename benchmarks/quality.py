@@ -64,7 +64,8 @@ def heads(options: argparse.Namespace) -> str:
 def codecs(options: argparse.Namespace) -> str:
     """What a codec loses against float32: the multi-vector head alone, and in the balanced union."""
     encoder = exact(options)
-    names = options.codecs.split(",")
+    # float32 is what the others are compared with, wherever it was named
+    names = [*dict.fromkeys(["float32", *options.codecs.split(",")])]
     systems = make_systems(modes=("multi_vector", "hybrid"), strategies=("union",), codecs=names)
     found = [evaluate(one, encoder, systems, cache=options.cache, show_progress=True) for one in read(options)]
     cells = [["codec", "bytes a vector", *(f"{kind} {one.dataset}" for kind in ("alone", "union") for one in found)]]
