@@ -63,8 +63,7 @@ class Observe:
         method = scope["method"] if scope["method"] in _METHODS else "other"  # a client may send any word
         self._metrics.requests.labels(method, route, status).inc()
         self._metrics.seconds.labels(route).observe(seconds)
-        facts = {"method": method, "route": route, "status": status, "id": request_id}
-        log("request", **facts, ms=round(seconds * 1000, 1))
+        log("request", method=method, route=route, status=status, id=request_id, ms=round(seconds * 1000, 1))
 
 
 class Guard:
