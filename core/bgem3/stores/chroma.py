@@ -158,7 +158,7 @@ class ChromaStore:
         self._check_open()
         blobs = self._codec.encode(embeddings.multi_vector)
         with self.writing():
-            stale = self._collection.keys([chunk.id for chunk in chunks])
+            stale = self._collection.stale_keys(chunks)
             pending = self._sidecar.begin_upsert(chunks, embeddings, blobs)
             rows = new_rows(pending).tolist()
             write = partial(self._collection.upsert, chunks, rows, embeddings.dense, stale)
@@ -175,7 +175,7 @@ class ChromaStore:
             stored = {one.id: one for one in self._searcher.stored([chunk.id for chunk in chunks])}
             known = [c for c in chunks if c.id in stored and stored[c.id].text_hash == hash_text(c.text)]
             if changed := [chunk for chunk in known if chunk.metadata != stored[chunk.id].metadata]:
-                stale = self._collection.keys([chunk.id for chunk in changed])
+                stale = self._collection.stale_keys(changed)
                 pending = self._sidecar.begin_replace_metadata(changed)
                 rows = new_rows(pending)
                 write = partial(self._collection.replace_metadata, changed, rows.tolist(), stale)

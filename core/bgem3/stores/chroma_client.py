@@ -15,6 +15,7 @@ import numpy as np
 from bgem3.errors import (
     BGEM3Error,
     IndexMismatchError,
+    InvalidMetadataError,
     StoreAccessError,
     StoreConnectionError,
     StoreError,
@@ -34,6 +35,9 @@ _POINTER = "_bgem3_row"
 _HNSW = {"space": "ip", "ef_construction": 200, "max_neighbors": 32, "ef_search": 256}
 # Below Chroma's own limit of 5,461, so that a batch of wide vectors stays small.
 _BATCH = 1000
+# Most values of one chunk's metadata, and most items of its lists: Chroma puts either down in one SQL statement of 32,766
+# parameters, six each. A record that needs more is taken into its log and never leaves it: every later call fails.
+_MOST_VALUES = 5_000
 # Chroma writes the whole graph at each save, so a save may be due once for this share of the rows and not sooner.
 _SAVES_PER_GRAPH = 100
 # Records that closing leaves to the next opening, which takes some milliseconds for each.
@@ -175,9 +179,15 @@ class ChromaCollection:
                 found[id_] = (Chunk(id_, text or "", values), pointer)
         return found
 
-    def keys(self, ids: Sequence[str]) -> dict[str, list[str]]:
-        """Return the metadata keys of each chunk that exists, by id."""
-        return {id_: list(chunk.metadata) for id_, (chunk, _) in self.get(ids).items()}
+    def stale_keys(self, chunks: Sequence[Chunk]) -> dict[str, list[str]]:
+        """Return the metadata keys that chunks have now, by id, before they are replaced by these.
+
+        Raises:
+            InvalidMetadataError: one of these has more metadata than Chroma can keep.
+        """
+        for chunk in chunks:
+            _check_size(chunk)
+        return {id_: list(chunk.metadata) for id_, (chunk, _) in self.get([chunk.id for chunk in chunks]).items()}
 
     def dense(self, ids: Sequence[str]) -> dict[str, FloatArray]:
         """Return the dense vector, `(dim,)` float32, of each chunk that has one, by id."""
@@ -325,6 +335,15 @@ def _server_error(error: BaseException | None, name: str) -> StoreError | None:
             )
         error = error.__cause__ or error.__context__
     return None
+
+
+def _check_size(chunk: Chunk) -> None:
+    items = sum(len(value) for value in chunk.metadata.values() if isinstance(value, list))
+    if max(len(chunk.metadata), items) > _MOST_VALUES:
+        raise InvalidMetadataError(
+            f"metadata of {chunk.id[:60]!r}: Chroma keeps at most {_MOST_VALUES:,} values and {_MOST_VALUES:,} list items "
+            f"a chunk, got {len(chunk.metadata):,} and {items:,}. Fix: shorten it"
+        )
 
 
 def _metadatas(

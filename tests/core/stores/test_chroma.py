@@ -17,6 +17,7 @@ from chromadb.api.shared_system_client import SharedSystemClient
 from bgem3.errors import (
     IndexMismatchError,
     InvalidInputError,
+    InvalidMetadataError,
     MissingExtraError,
     StoreClosedError,
     StoreCorruptError,
@@ -221,6 +222,31 @@ def test_what_chroma_refuses_changes_nothing(folder, store):
     assert (store.count(), store.get(["b"])) == (1, [])
     put(store, "a", "b", version=2)
     assert_whole(store, chroma_writer.make_chunk("b", 2))
+
+
+@pytest.mark.parametrize("metadata", [{f"key {i}": i for i in range(5_001)}, {"a": [1] * 2_501, "b": [1] * 2_500}])
+def test_metadata_that_chroma_could_never_read_again_is_refused(folder, store, metadata):
+    """Chroma takes it into its log, and every later call on the collection fails."""
+    put(store, "a")
+    same = store.get(["a"])[0]
+    with pytest.raises(InvalidMetadataError, match=r"metadata of 'b': Chroma keeps at most 5,000 .* got .*5,001.*Fix:"):
+        store.upsert([same, Chunk("b", "b", metadata)], embed([same.text, "b"]))
+    with pytest.raises(InvalidMetadataError, match="metadata of 'a'"):
+        store.replace_metadata([Chunk("a", same.text, metadata)])
+    store.close()
+    store = opened(folder)
+    assert (store.count(), store.get(["a"])) == (1, [same])
+    store.close()
+
+
+def test_as_much_metadata_as_chroma_keeps(folder, store):
+    for own in ({f"key {i}": i for i in range(5_000)}, {"tags": list(range(5_000))}, {}):
+        chunk = Chunk("a", "a", own)
+        store.upsert([chunk], embed(["a"]))
+        assert store.get(["a"]) == [chunk]
+    store.close()
+    assert (store := opened(folder)).get(["a"]) == [chunk]
+    store.close()
 
 
 @pytest.mark.parametrize("bound", [1, 3, 40, 200, 400, 401])
