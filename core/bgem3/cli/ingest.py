@@ -104,7 +104,7 @@ def _ingest_here(
     from bgem3.records import read_records, to_chunk
     from bgem3.stores.addresses import Address
 
-    chunks = (to_chunk(record, text_field, id_field) for record in read_records(files))
+    chunks = (to_chunk(record, text_field, id_field, place) for place, record in read_records(files))
     with index_of(load_encoder(*encoder), Address.parse(to).make()) as index:
         return add_chunks(index, chunks)
 

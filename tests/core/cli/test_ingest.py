@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pyarrow.parquet
 import pytest
 from typer.testing import CliRunner
 
@@ -68,12 +69,25 @@ def test_addresses():
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("{", "not JSON"), ("[1]", "expected an object"), ('{"id": "a"}', "no text in field 'text'"), ('{"text": "a", "x": {}}', "dict")],
-)  # fmt: skip
-def test_bad_records_are_named(tmp_path, checkpoint, line, message):
+    [
+        ("{", "not JSON"),
+        ("[1]", "expected an object"),
+        ('{"id": "a"}', "no text in field 'text'"),
+        ('{"text": "a", "x": {}}', "dict"),
+        (r'{"text": "\ud800"}', "field 'text': not valid Unicode"),
+    ],
+)
+def test_bad_records_are_named_by_file_and_line(tmp_path, checkpoint, line, message):
     path = tmp_path / "bad.jsonl"
-    path.write_text(line, encoding="utf-8")
-    with pytest.raises(InvalidInputError, match=message):
+    path.write_text(f'{{"text": "good"}}\n\n{line}\n', encoding="utf-8")
+    with pytest.raises(InvalidInputError, match=f"bad.jsonl:3.*{message}"):
+        run("ingest", path, "--to", f"qdrant:{tmp_path / 'q'}", "--model", checkpoint)
+
+
+def test_a_bad_record_of_a_parquet_file_is_named_by_its_number(tmp_path, checkpoint):
+    path = tmp_path / "bad.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["good", None]}), path)
+    with pytest.raises(InvalidInputError, match="bad.parquet:2: no text in field 'text'"):
         run("ingest", path, "--to", f"qdrant:{tmp_path / 'q'}", "--model", checkpoint)
 
 

@@ -245,8 +245,9 @@ def test_as_much_metadata_as_chroma_keeps(folder, store):
         store.upsert([chunk], embed(["a"]))
         assert store.get(["a"]) == [chunk]
     store.close()
-    assert (store := opened(folder)).get(["a"]) == [chunk]
-    store.close()
+    again = opened(folder)
+    assert again.get(["a"]) == [chunk]
+    again.close()
 
 
 @pytest.mark.parametrize("bound", [1, 3, 40, 200, 400, 401])
