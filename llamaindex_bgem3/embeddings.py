@@ -27,6 +27,9 @@ class BGEM3Embedding(EncoderSettings, BaseEmbedding):
         query_instruction, text_instruction: Put before each text. This model needs none.
         normalize: Always true.
         embed_batch_size: Texts LlamaIndex hands over at once; inside, batches are made by tokens.
+        show_progress_bar: Show a bar over the tokens of texts.
+        trust_remote_code: Without effect: no code is ever taken from a checkpoint.
+        parallel_process: Always false.
 
     Raises:
         CheckpointError, MissingExtraError, BackendError, InvalidInputError: the model cannot be loaded.
@@ -40,6 +43,9 @@ class BGEM3Embedding(EncoderSettings, BaseEmbedding):
     text_instruction: str | None = Field(default=None, description="Put before a text.")
     normalize: bool = Field(default=True, description="Vectors have norm 1; nothing else is offered.")
     embed_batch_size: int = Field(default=64, gt=0, le=2048, exclude=True, description="Texts handed over at once.")
+    show_progress_bar: bool = Field(default=False, exclude=True, description="Show a bar over the tokens of texts.")
+    trust_remote_code: bool = Field(default=False, exclude=True, description="Without effect: no code is taken.")
+    parallel_process: bool = Field(default=False, exclude=True, description="Always false.")
     num_workers: int | None = Field(default=None, exclude=True, description="Concurrent batches of async calls.")
 
     @classmethod
@@ -49,6 +55,7 @@ class BGEM3Embedding(EncoderSettings, BaseEmbedding):
 
     def _check(self) -> None:
         check_only("normalize", self.normalize, True, "the dense head is of norm 1")
+        check_only("parallel_process", self.parallel_process, False, "one process uses every core")
 
     def _wants(self, shared: SharedEncoder) -> SharedEncoder:
         if self.embeddings_cache is not None and not isinstance(self.embeddings_cache, ScopedKVStore):
@@ -73,7 +80,7 @@ class BGEM3Embedding(EncoderSettings, BaseEmbedding):
         return (await self._aget_text_embeddings([text]))[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return _lists(self.shared.encode(self._texts(texts), "dense").dense)
+        return _lists(self.shared.encode(self._texts(texts), "dense", show_progress=self.show_progress_bar).dense)
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         return _lists((await self.shared.aencode(self._texts(texts), "dense")).dense)

@@ -60,6 +60,9 @@ def test_names_of_huggingface_embedding(checkpoint):
         embed_batch_size=10,
         cache_folder=None,
         device="cpu",
+        trust_remote_code=True,
+        parallel_process=False,
+        show_progress_bar=True,
     )
     encoder = model.shared.encoder
     assert encoder.lengths.max_length == 64
@@ -76,6 +79,7 @@ def test_model_name_may_come_first(checkpoint, embed_model):
     ("options", "error", "match"),
     [
         ({"normalize": False}, InvalidInputError, "normalize: got False, expected True.*Fix"),
+        ({"parallel_process": True}, InvalidInputError, "parallel_process: got True, expected False.*Fix"),
         ({"model_name": "/nowhere"}, CheckpointNotFoundError, "/nowhere"),
         ({"max_length": 10**6}, InvalidInputError, "max_length"),
         ({"overflow": "cut"}, InvalidInputError, "overflow"),
