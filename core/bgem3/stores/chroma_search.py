@@ -263,13 +263,14 @@ class ChromaSearcher:
     def _nearest_of_all(self, vector: FloatArray, n: int) -> IntArray:
         """Ask Chroma, for more where it names deleted chunks; compare with all where its graph lost the way to some."""
         depth = n
-        while True:
+        while depth < len(self.lexical):
             rows, more = self._nearest(vector, depth)
             if len(rows) >= n:
                 return rows
             if not more:
-                return self.sidecar.all_rows()
+                break
             depth *= 4
+        return self.sidecar.all_rows()
 
     def _nearest_allowed(self, vector: FloatArray, n: int, allowed: IntArray) -> IntArray:
         """Ask Chroma for more and more until enough are allowed; compare with all where that is less work."""

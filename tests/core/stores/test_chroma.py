@@ -269,9 +269,12 @@ def test_few_chunks_are_all_compared_and_many_by_the_graph(store, limit, monkeyp
     texts = [f"text {i}" for i in range(12)]
 
     def check(left):
-        hits = store.search(embed(["text 3"]), SearchPlan(k=20, mode="dense", fetch_k=20))
-        assert hits[0].id == "3"
-        assert {hit.id for hit in hits} == {str(i) for i in left}
+        # the graph is asked for fewer than there are, and never for a number that Chroma cannot read
+        for k in (len(left) - 1, len(left), 2**63):
+            hits = store.search(embed(["text 3"]), SearchPlan(k=k, mode="dense", fetch_k=1))
+            assert hits[0].id == "3"
+            assert {hit.id for hit in hits} <= {str(i) for i in left}
+            assert len(hits) == min(k, len(left))
         assert (store._searcher.vectors is None) == (len(left) > limit)
 
     for i in range(12):
