@@ -333,7 +333,7 @@ class Sidecar:
 
     def _check(self, id_: str, checksum: int, *blobs: bytes) -> None:
         if checksum_of(*blobs) != checksum:
-            raise StoreCorruptError(f"{self.path}: chunk {id_!r} is damaged. Fix: add its text again")
+            raise StoreCorruptError(f"{self.path}: chunk {id_!r} is damaged. Fix: bgem3 repair, or add its text again")
 
 
 def _repair(path: Path) -> str:

@@ -50,13 +50,10 @@ def compact(sidecar: Sidecar) -> None:
 
 def rows_with_wrong_fields(sidecar: Sidecar, rows: IntArray) -> set[int]:
     """Return those of the rows whose filter fields are not what their metadata says."""
-    fields: dict[int, list[tuple[Any, ...]]] = {row: [] for row in rows.tolist()}
+    fields: dict[int, set[tuple[Any, ...]]] = {row: set() for row in rows.tolist()}
     for row, *field in sidecar.database.select_in(
         "SELECT row, key, place, kind, value FROM fields WHERE row", list(fields)
     ):
-        fields[row].append(tuple(field))
-    return {
-        one.row
-        for one in sidecar.stored(rows)
-        if sorted(map(repr, fields[one.row])) != sorted(repr(tuple(field)) for field in to_fields(one.metadata))
-    }
+        fields[row].add(tuple(field))
+    # equal, not alike: SQLite keeps true as 1 and -0.0 as 0.0
+    return {one.row for one in sidecar.stored(rows) if fields[one.row] != set(to_fields(one.metadata))}

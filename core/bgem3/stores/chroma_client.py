@@ -103,7 +103,8 @@ class ChromaCollection:
                 raise IndexMismatchError(
                     f"collection {name!r} belongs to "
                     + (
-                        "another sidecar. Fix: the sidecar folder it was made with, or another collection name"
+                        "another sidecar. Fix: the sidecar folder it was made with, another collection name, or "
+                        "bgem3 repair if the file was lost"
                         if found
                         else "another program. Fix: ChromaStore.adopt to add what it lacks, or another collection name"
                     )
@@ -268,6 +269,20 @@ class ChromaCollection:
             self._collection.modify(configuration=cast(Any, {"hnsw": {"sync_threshold": wanted}}))
         return True
 
+    def damage(self) -> str | None:
+        """Return what is wrong with the database of an embedded Chroma, or None. Reads all of it."""
+        return self._graph.damage()
+
+    def vectors_kept(self) -> int:
+        """Return for how many vectors the files of an embedded graph have room, deleted ones among them; else 0."""
+        return self._graph.vectors()
+
+    def give_up(self) -> bool:
+        """Have the next opening make the graph again; False where a server has it."""
+        if self._graph.embedded:
+            self._graph.distrust()
+        return self._graph.embedded
+
     def save(self) -> bool:
         """Have Chroma save the graph if its log holds more than a few records; see docs/decisions/chroma-saves.md.
 
@@ -308,7 +323,7 @@ class ChromaCollection:
             raise
         except Exception as error:  # chromadb raises its own, ValueError, httpx's and Rust's, with no common base
             raise _server_error(error, self.name) or kind(
-                f"collection {self.name!r}: Chroma refused ({type(error).__name__}: {error})"
+                f"collection {self.name!r}: Chroma refused ({type(error).__name__}: {error}){_fix(error)}"
             ) from error
 
     def _change(self, n: int, change: Callable[[slice], object]) -> None:
@@ -319,6 +334,19 @@ class ChromaCollection:
 
     def _parts(self, n: int) -> Iterator[slice]:
         return (slice(start, start + self._batch) for start in range(0, n, self._batch))
+
+
+def says_graph(error: Exception) -> bool:
+    """Whether an error, Chroma's or ours, is about a graph whose files cannot be read."""
+    return "hnsw" in str(error) or "Error getting embedding" in str(error)
+
+
+def _fix(error: Exception) -> str:
+    if says_graph(error):
+        return ". Fix: bgem3 repair, which makes the graph again"
+    if "malformed" in str(error) or "not a database" in str(error):
+        return ". Fix: restore a backup of the folder: the texts are in Chroma's database alone"
+    return ""
 
 
 def _server_error(error: BaseException | None, name: str) -> StoreError | None:

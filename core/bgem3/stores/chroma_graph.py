@@ -107,6 +107,21 @@ class Graph:
             yield
             self._note()
 
+    def damage(self) -> str | None:
+        """Return what SQLite finds wrong with Chroma's database, or None. Reads all of it."""
+        if self._path is None:
+            return None
+        found = self._ask(("PRAGMA integrity_check(1)", []))[0][0][0]
+        return None if found == "ok" else f"{self._path / 'chroma.sqlite3'}: {found}"
+
+    def vectors(self) -> int:
+        """Return for how many vectors the files have room, those of deleted chunks among them."""
+        if self._path is None:
+            return 0
+        self._look()
+        # a number of 4 bytes for each
+        return sum(size for name, (size, _) in self._files().items() if name == "length.bin") // 4
+
     def unsaved(self) -> int:
         """Return the number of records that are in Chroma's log and not in the files: an opening applies them again."""
         return int(self._ask((_UNSAVED, [self._name] * 2))[0][0][0])
@@ -136,6 +151,10 @@ class Graph:
         self._whole = self._seen["files"]
         return False
 
+    def distrust(self) -> None:
+        """Note that the files cannot be used: the next opening makes them again."""
+        self._sidecar.note_graph("")
+
     def drop(self) -> set[str]:
         """Throw the files away, so that Chroma begins with an empty graph. The collection must not be open.
 
@@ -146,7 +165,7 @@ class Graph:
             StoreWriteError: the folder refuses it.
         """
         assert self._path is not None
-        self._sidecar.note_graph("")
+        self.distrust()
         name = [self._name]
         try:
             segments, _, logged = run(self._path, (_SEGMENTS, name), (_FORGET_SAVED, name), (_LOGGED, name))

@@ -16,7 +16,7 @@ from bgem3.errors import IndexMismatchError, InvalidInputError, StoreError, Stor
 from bgem3.index.sidecar import Sidecar
 from bgem3.intake import slices
 from bgem3.stores.base import check_settings
-from bgem3.stores.chroma_client import ChromaCollection
+from bgem3.stores.chroma_client import ChromaCollection, says_graph
 from bgem3.stores.chroma_graph import Graph
 from bgem3.stores.writer_lock import WriterLock
 from bgem3.types import IndexSettings
@@ -49,7 +49,9 @@ def prepare(path: Path, *, exists: bool) -> None:
         StoreWriteError: the folder cannot be made.
     """
     if exists and not path.exists():
-        raise StoreNotFoundError(f"{path}: not there. Fix: another path or collection, or pass it to HybridIndex")
+        raise StoreNotFoundError(
+            f"{path}: not there. Fix: another path or collection, pass it to HybridIndex, or bgem3 repair if it was lost"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -118,7 +120,7 @@ class Opener:
             except IndexMismatchError:
                 raise
             except StoreError as error:
-                if not (self._graph.embedded and "hnsw" in str(error)):
+                if not (self._graph.embedded and says_graph(error)):
                     raise
                 return self.mend()
             self._graph.settle()
@@ -126,8 +128,10 @@ class Opener:
 
     def tell_of_others(self) -> None:
         """Warn of chunks that another program put into the collection: without a row here no search finds them."""
-        others = 0 if self._adopt else self._chunks - self._sidecar.count()
-        if others > 0 and not self._sidecar.pending():
+        if self._adopt or self._sidecar.pending() or self._chunks <= self._sidecar.count():
+            return
+        others = self._graph.count() - self._sidecar.count()  # again: what a crash left is settled since
+        if others > 0:
             _log.warning(
                 "collection %r: %d chunks were written by another program and are not found. Fix: bgem3 backfill "
                 "--collection %s, or ChromaStore.adopt",
@@ -154,7 +158,7 @@ class Opener:
                 f"collection {self._name!r}: a killed process left its graph torn. Fix: close the client, open "
                 f"ChromaStore(path=..., sidecar=...) once, which makes the graph again, and pass client= after it"
             )
-        _log.warning("collection %r: its graph is made again after a crash", self._name)
+        _log.warning("collection %r: its graph is made again", self._name)
         with self._graph.alone():
             logged = self._graph.drop()
         collection = self.reopen()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
@@ -11,7 +12,7 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 import numpy as np
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 
 from bgem3.embeddings import M3Embeddings, MultiVectors
 from bgem3.errors import StoreCorruptError, StoreError
@@ -74,6 +75,8 @@ class ChromaSearcher:
         try:
             return self.sidecar.sparse_of(rows, vocab_size)
         except StoreCorruptError as error:
+            if isinstance(error.__cause__, sqlite3.Error):  # the file, not a chunk
+                raise
             whole = np.isin(rows, self.sidecar.whole(rows))
             _log.warning(
                 "%d damaged chunks are not found by their words (%s). Fix: bgem3 repair, which encodes them again",

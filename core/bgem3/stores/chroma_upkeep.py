@@ -10,11 +10,13 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from bgem3.embeddings import M3Embeddings
-from bgem3.errors import IndexMismatchError, StoreCorruptError
+from bgem3.errors import IndexMismatchError, StoreCorruptError, StoreError
 from bgem3.index import upkeep
+from bgem3.index.lexical import LexicalIndex
 from bgem3.index.sidecar import StoredRow, hash_text
 from bgem3.ingestion import text_slices
 from bgem3.intake import slices
+from bgem3.stores.chroma_client import says_graph
 from bgem3.stores.chroma_graph import vacuum
 from bgem3.stores.chroma_search import ChromaSearcher
 from bgem3.stores.layouts import passage_of
@@ -32,6 +34,8 @@ _SLICE = 256
 # Dense vectors further apart than this, in any dimension, are of another model: float16 and other kernels differ by less.
 _SAME_DENSE = 0.01
 _SAME_STORED = 0.002
+# Vectors for which Chroma's files are not made smaller.
+_FEW = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class Report:
         problems: What is wrong with a chunk, by id.
         orphans: Sidecar rows that belong to no chunk: space, nothing else.
         pending: Chunks whose writing was begun and not settled.
-        file: What SQLite finds wrong with the file itself, or None.
+        file: What is wrong with the sidecar file itself, those of the lexical index or Chroma's database, or None.
     """
 
     chunks: int
@@ -74,8 +78,10 @@ def verify(store: ChromaStore, *, show_progress: bool = False) -> Report:
             bar.update(len(part))
     with store.reading() as parts:
         sidecar = parts.sidecar
-        wrong = upkeep.damage(sidecar)
-        return Report(len(ids), problems, upkeep.count_orphans(sidecar), len(sidecar.pending()), wrong)
+        wrong = filter(None, [upkeep.damage(sidecar), *store.snapshot.verify(), parts.collection.damage()])
+        return Report(
+            len(ids), problems, upkeep.count_orphans(sidecar), len(sidecar.pending()), "; ".join(wrong) or None
+        )
 
 
 def backfill(
@@ -87,7 +93,7 @@ def backfill(
 ) -> dict[str, Problem]:
     """Make the sidecar hold every chunk that Chroma has, and no other; encode only what it lacks.
 
-    Texts and metadata in Chroma stay as they are. Chunks that another program made keep no trace
+    A lexical index or a graph that cannot be read is made again first. Texts and metadata in Chroma stay as they are. Chunks that another program made keep no trace
     but, where its model differs, the new dense vector. What was done stays done when it breaks off.
 
     Args:
@@ -101,8 +107,10 @@ def backfill(
 
     Raises:
         IndexMismatchError: the dense vectors are of another width.
+        StoreCorruptError: Chroma's database is damaged: the texts are in there alone.
         StoreError, BGEM3Error: a write or a forward pass failed.
     """
+    _mend_files(store)
     with store.writing() as parts:
         ids = parts.collection.ids()
         _check_width(store, parts, ids)
@@ -124,10 +132,38 @@ def backfill(
     return mended
 
 
-def compact(store: ChromaStore) -> None:
-    """Give back the space that deleted and replaced chunks left, in the sidecar, the lexical index and Chroma's database.
+def _mend_files(store: ChromaStore) -> None:
+    """Make the lexical index and Chroma's graph again where they cannot be read: the sidecar has all that is in them."""
+    with store.writing() as parts:
+        if wrong := parts.collection.damage():
+            raise StoreCorruptError(
+                f"{wrong}. The texts are in there alone, and nothing was changed. Fix: restore a backup of the folder, or "
+                f"bgem3 export what can be read"
+            )
+        if store.snapshot.verify():
+            store.snapshot.delete()
+            parts.lexical = LexicalIndex(parts.lexical.weighting)
+            store.reload()
+        if not _has_vectors(parts) and parts.collection.give_up():
+            with store.released(mends=True):
+                pass
 
-    Chroma's graph keeps the vectors of deleted chunks; `Opener.mend` makes it again.
+
+def _has_vectors(parts: ChromaSearcher) -> bool:
+    """Whether Chroma can read its graph, and at least half of it: what its log has alone may be the last few."""
+    try:
+        ids = parts.collection.ids()
+        return 2 * sum(len(parts.collection.dense(part)) for part in slices(ids, _SLICE)) >= len(ids)
+    except StoreError as error:
+        if not says_graph(error):
+            raise
+        return False
+
+
+def compact(store: ChromaStore) -> None:
+    """Give back the space that deleted and replaced chunks left, in the sidecar, the lexical index and Chroma's files.
+
+    Chroma's graph keeps the vectors of deleted chunks; where they are most of it, it is made again from the sidecar.
 
     Raises:
         StoreLockedError: another process writes, or reads at this moment.
@@ -138,7 +174,9 @@ def compact(store: ChromaStore) -> None:
         upkeep.compact(parts.sidecar)
         parts.lexical.compact()
         store.snapshot.save(parts.lexical.segments())
-        with store.released() as folder:
+        if parts.collection.vectors_kept() > max(_FEW, 2 * parts.sidecar.count()):
+            parts.collection.give_up()
+        with store.released(mends=True) as folder:
             if folder is not None:
                 vacuum(folder)
 

@@ -146,7 +146,7 @@ def test_a_flipped_byte_is_noticed(path, sidecar, column, read):
         (blob,) = db.execute(f"SELECT {column} FROM rows WHERE id = 'broken'").fetchone()
         db.execute(f"UPDATE rows SET {column} = ? WHERE id = 'broken'", [bytes([blob[0] ^ 1]) + blob[1:]])
     db.close()
-    with pytest.raises(StoreCorruptError, match="chunk 'broken' is damaged. Fix: add its text again"):
+    with pytest.raises(StoreCorruptError, match="chunk 'broken' is damaged. Fix: bgem3 repair, or add its text again"):
         read(sidecar, rows)
 
 

@@ -3,16 +3,16 @@
 import json
 import shutil
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 
 import chromadb
 import numpy as np
 import pytest
 
 from bgem3.errors import StoreError
-from bgem3.stores import chroma_client, chroma_database, chroma_graph
+from bgem3.stores import chroma_client, chroma_database, chroma_graph, chroma_upkeep
 from bgem3.stores.chroma import ChromaStore
-from bgem3.stores.chroma_upkeep import Report, backfill, verify
+from bgem3.stores.chroma_upkeep import Report, backfill, compact, verify
 from bgem3.types import Chunk, SearchPlan
 from tests.support.vectors import SETTINGS, embed
 
@@ -83,7 +83,7 @@ def killed_while_saving(folder, stage):
 def test_a_graph_that_was_being_saved_is_made_again(folder, stage, caplog):
     died = killed_while_saving(folder, stage)
     store = opened(died)
-    assert "'bgem3': its graph is made again after a crash" in caplog.text
+    assert "'bgem3': its graph is made again" in caplog.text
     kept = [id_ for id_ in IDS[:22] if id_ != "id 3"]
     assert verify(store) == Report(21)
     hits = store.search(embed(["text of id 7"]), DENSE)
@@ -157,6 +157,52 @@ def test_a_graph_that_chroma_cannot_load_is_made_again(folder):
     store = opened(before)
     assert verify(store) == Report(21)
     store.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "header.bin").unlink(),
+        lambda folder: (folder / "data_level0.bin").write_bytes(b""),
+        lambda folder: (folder / "index_metadata.pickle").write_bytes(b"x"),
+        lambda folder: (folder / "index_metadata.pickle").unlink(),
+    ],
+)
+def test_a_damaged_graph_is_made_again_by_backfill_without_encoding(folder, damage):
+    store = opened(folder)
+    put(store, IDS)
+    store.close()
+    damage(segment(folder))
+    store = opened(folder)
+    with suppress(StoreError):
+        assert not verify(store).ok
+    assert backfill(store, never) == {}
+    assert verify(store) == Report(30)
+    assert store.search(embed(["text of id 7"]), DENSE)[0].id == "id 7"
+    store.close()
+
+
+def test_compact_makes_a_graph_of_mostly_deleted_chunks_again(folder, monkeypatch):
+    monkeypatch.setattr(chroma_upkeep, "_FEW", 150)
+    store = opened(folder)
+    ids = [f"id {i}" for i in range(200)]
+    put(store, ids)
+    compact(store)
+    assert store._collection.vectors_kept() == 200
+    store.delete(ids[:150])
+    compact(store)
+    assert store._collection.vectors_kept() < 150
+    assert verify(store) == Report(50)
+    put(store, ids[:5])
+    assert store.search(embed(["text of id 3"]), DENSE)[0].id == "id 3"
+    store.close()
+    store = opened(folder)
+    assert verify(store) == Report(55)
+    store.close()
+
+
+def never(texts):
+    raise AssertionError(texts)
 
 
 def test_a_closed_collection_may_be_copied_anywhere(folder, caplog):

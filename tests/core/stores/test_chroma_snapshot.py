@@ -5,6 +5,7 @@ import pytest
 
 from bgem3.stores import chroma
 from bgem3.stores.chroma import ChromaStore
+from bgem3.stores.chroma_upkeep import Report, backfill, verify
 from bgem3.types import Chunk, SearchPlan
 from tests.support.vectors import SETTINGS, embed
 
@@ -62,6 +63,22 @@ def test_a_damaged_snapshot_is_made_again_from_the_sidecar(folder, damage):
     with_chunks(folder, TEXTS[30:])
     assert found(folder, "text 3") == expected(TEXTS, "text 3")
     assert len(segments(folder)) == 1
+
+
+def test_damaged_postings_are_found_by_verify_and_made_again_by_backfill(folder):
+    (path,) = segments(folder)
+    content = bytearray(path.read_bytes())
+    content[-64:] = bytes(64)  # weights: opening checks everything but the postings
+    path.write_bytes(content)
+    store = ChromaStore(folder)
+    store.open(SETTINGS)
+    report = verify(store)
+    assert (report.ok, dict(report.problems)) == (False, {})
+    assert "weights is not what was written" in str(report.file)
+    assert backfill(store, embed) == {}
+    assert verify(store) == Report(30)
+    store.close()
+    assert all(found(folder, text) == expected(TEXTS[:30], text) for text in TEXTS[:30])
 
 
 def test_a_reader_writes_nothing(folder):

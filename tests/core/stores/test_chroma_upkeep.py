@@ -8,7 +8,7 @@ import chromadb
 import numpy as np
 import pytest
 
-from bgem3.errors import IndexMismatchError, StoreNotFoundError
+from bgem3.errors import IndexMismatchError, StoreCorruptError, StoreNotFoundError
 from bgem3.hybrid import HybridIndex
 from bgem3.stores.chroma import ChromaStore
 from bgem3.stores.chroma_upkeep import Report, backfill, verify
@@ -130,6 +130,35 @@ def test_damaged_words_of_a_chunk_leave_the_collection_to_be_opened_and_mended(f
     assert verify(again) == Report(9)
     assert search(3, mode="sparse")[0][0] == "id 3"
     again.close()
+
+
+def test_values_that_sqlite_keeps_in_another_form_are_no_damage(store):
+    store.upsert(
+        [Chunk("id 0", "text", {"old": True, "new": False, "zero": -0.0, "marks": [True, False]})], embed(["text"])
+    )
+    assert verify(store) == Report(9)
+    assert backfill(store, embed) == {}
+
+
+def in_chroma(folder, sql, values=()):
+    with closing(sqlite3.connect(folder / "chroma.sqlite3")) as database, database:
+        database.execute("PRAGMA writable_schema = ON")
+        return database.execute(sql, values).fetchall()
+
+
+def test_nothing_is_thrown_away_while_chromas_database_is_damaged(store, folder):
+    store.close()
+    index, *_ = in_chroma(folder, "SELECT * FROM sqlite_master WHERE name = 'embedding_metadata_int_value'")
+    in_chroma(folder, "DELETE FROM sqlite_master WHERE name = 'embedding_metadata_int_value'")
+    in_chroma(folder, "INSERT INTO embedding_metadata (id, key, int_value) VALUES (999, 'n', 1)")
+    in_chroma(folder, "INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)", index)
+    store = ChromaStore(folder)
+    store.open(SETTINGS)
+    assert "chroma.sqlite3: " in str(verify(store).file)
+    with pytest.raises(StoreCorruptError, match="nothing was changed. Fix: restore a backup of the folder"):
+        backfill(store, embed)
+    assert store.count() == 9
+    store.close()
 
 
 def test_rows_of_no_chunk_are_only_counted_and_cleared_away(store):
