@@ -85,7 +85,8 @@ def repair(
 ) -> None:
     """Make what is kept beside Chroma right again from Chroma's texts; encodes only what is missing or damaged.
 
-    A file that is damaged as a whole, or of an older format, is put aside first; what of it can be read is kept.
+    A file that is damaged as a whole, or of an older format, is put aside first; what of it can be read is kept. One that is
+    lost is made again, with the default codec and lexical weights.
     """
     from bgem3.index.files import CollectionFiles
     from bgem3.index_settings import encode_passages, settings_of
@@ -95,6 +96,7 @@ def repair(
 
     encoder = load_encoder(model, backend, precision)
     files, rescued = CollectionFiles(Path(db), collection), None
+    lost = not files.sidecar.exists()
     if needs_rescue(files.sidecar):
         rescued = rescue(Path(db), collection, settings_of(encoder, "m3"))
     with closing(ChromaStore(db, collection=collection)) as store:
@@ -108,7 +110,8 @@ def repair(
         write_json({"chunks": count, "mended": mended} | ({} if rescued is None else {"rescued": rescued}))
         return
     if rescued is not None:
-        console().print(f"the file was put aside as {files.damaged.name}; {rescued} rows of it are kept")
+        was = "was not there" if lost else f"was put aside as {files.damaged.name}"
+        console().print(f"the file {was}; {rescued} rows of it are kept", markup=False)
     _show(mended)
     console().print(f"{count} chunks, {len(mended)} mended")
 

@@ -21,7 +21,16 @@ _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 def _is_busy(error: BaseException) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _BUSY
+    return _code(error) in _BUSY
+
+
+def is_passing(error: sqlite3.Error) -> bool:
+    """Whether an error tells of the moment (rights, a lock, a full disk, open files) and not of the file."""
+    return _code(error) in {*_BUSY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL}
+
+
+def _code(error: BaseException) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF  # the bits above tell kinds of one code apart
 
 
 _PATIENTLY = Retrying(
@@ -136,7 +145,7 @@ class Database:
             raise self._translated(error) from error
 
     def _translated(self, error: sqlite3.Error) -> StoreError:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the bits above tell kinds of one code apart
+        code = _code(error)
         if code == sqlite3.SQLITE_CANTOPEN:
             return StoreWriteError(
                 f"{self.path}: {error}. Fix: a folder that can be written, for readers too: SQLite and Chroma write "

@@ -46,9 +46,15 @@ class CollectionFiles:
         return self._path("sqlite3.damaged")
 
     @property
+    def fresh(self) -> Path:
+        """A sidecar that `bgem3 repair` makes, until it is whole."""
+        return self._path("sqlite3.new")
+
+    @property
     def databases(self) -> list[Path]:
-        """Both, each after what SQLite may keep beside it; the sidecar itself, which names the collection, last."""
-        return [Path(f"{path}{ending}") for path in (self.damaged, self.sidecar) for ending in ("-wal", "-shm", "")]
+        """All three, each after what SQLite may keep beside it; the sidecar itself, which names the collection, last."""
+        paths = (self.damaged, self.fresh, self.sidecar)
+        return [Path(f"{path}{ending}") for path in paths for ending in ("-wal", "-shm", "")]
 
     @property
     def lexical(self) -> Path:

@@ -1,6 +1,7 @@
-"""A sidecar file that is damaged or of an older format, made anew from what of it can be read.
+"""A sidecar file that is damaged, lost or of an older format, made anew from what of it can be read.
 
-The old file is put aside. Rows that are whole are carried over under their numbers, so that Chroma's pointers still lead
+The old file is put aside, the new one made beside it and moved to its place when it is whole: a rescue that is broken off
+begins again. Rows that are whole are carried over under their numbers, so that Chroma's pointers still lead
 to them; of an older format none are, for their codes mean something else. `chroma_upkeep.backfill` then encodes the rest.
 """
 
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from bgem3.errors import StoreError, StoreLockedError, StoreNotFoundError, StoreWriteError
+from bgem3.index.database import is_passing
 from bgem3.index.files import CollectionFiles
 from bgem3.index.sidecar import FORMAT, Sidecar, checksum_of
-from bgem3.stores.chroma_database import run
+from bgem3.stores.chroma_database import Rows, run
 from bgem3.stores.chroma_embedded import OWNER
 from bgem3.stores.writer_lock import WriterLock
 from bgem3.types import IndexSettings
@@ -35,18 +37,35 @@ _POINTERS = (
     "JOIN collections ON collections.id = segments.collection WHERE name = ? AND key = '_bgem3_row'"
 )
 _SLICE = 100
+# What SQLite keeps of a database.
+_PARTS = ("", "-wal", "-shm")
 
 
 def needs_rescue(path: Path) -> bool:
-    """Whether a sidecar file is damaged as a file, or of an older format. Reads all of it."""
+    """Whether a sidecar file is damaged as a file or of an older format, or gone while Chroma has its chunks. Reads all of it.
+
+    Raises:
+        StoreError: it cannot be read now.
+    """
+    try:
+        owner = _owner(path.parent, CollectionFiles.of(path).name)
+    except StoreError:
+        owner = None
     if not path.exists():
-        return False
+        return owner is not None
     try:
         with closing(sqlite3.connect(path)) as database:
             meta = dict(database.execute("SELECT key, value FROM meta"))
             whole = database.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
-            return not whole or "uuid" not in meta or int(meta["format"]) < FORMAT
-    except (sqlite3.DatabaseError, ValueError, KeyError):
+            # made by whoever opened the collection after the file was lost
+            empty = not database.execute("SELECT count(*) FROM live").fetchone()[0]
+            strange = empty and owner not in (None, meta.get("uuid"))
+            return not whole or "uuid" not in meta or int(meta["format"]) < FORMAT or strange
+    except sqlite3.DatabaseError as error:
+        if is_passing(error):
+            raise StoreError(f"{path}: cannot be read now ({error}). Fix: what keeps it from being read") from error
+        return True
+    except (ValueError, KeyError):
         return True
 
 
@@ -73,40 +92,60 @@ def rescue(folder: Path, collection: str, settings: IndexSettings, *, codec: str
     with lock.tried() as taken:
         if not taken:
             raise StoreLockedError(f"{path}: another process writes to it. Fix: close it there")
-        owner, pointers = _chroma_says(folder, collection)
+        owner, pointers = _owner(folder, collection), _pointers(folder, collection)
         _put_aside(path, files.damaged)
-        with closing(sqlite3.connect(files.damaged)) as old:
+        _delete(files.fresh)
+        with closing(sqlite3.connect(files.damaged if files.damaged.exists() else ":memory:")) as old:
             # Lets SQLite read a file that is cut off.
             old.execute("PRAGMA writable_schema = ON")
             meta = dict(_read(old, "SELECT key, value FROM meta"))
             current = meta.get("format") == str(FORMAT)
-            with closing(Sidecar(path, codec=str(meta.get("codec", codec)), uuid=owner)) as new:
+            with closing(Sidecar(files.fresh, codec=str(meta.get("codec", codec)), uuid=owner)) as new:
                 _save_settings(new, meta, settings)
-                return _carry_over(old, new, pointers) if current else _number_from(new, pointers)
+                kept = _carry_over(old, new, pointers) if current else _number_from(new, pointers)
+        files.fresh.rename(path)
+        return kept
 
 
-def _chroma_says(folder: Path, collection: str) -> tuple[str, dict[str, int]]:
-    """Return the uuid of the collection's sidecar, and the row that each chunk points at."""
+def _owner(folder: Path, collection: str) -> str:
+    """Return the uuid of the collection's sidecar."""
+    owner = _ask(folder, _OWNERS, collection)
+    if not owner:
+        raise StoreNotFoundError(f"{folder}: no collection {collection!r} of ours in Chroma. Fix: bgem3 backfill")
+    return str(owner[0][0])
+
+
+def _pointers(folder: Path, collection: str) -> dict[str, int]:
+    """Return the row that each chunk points at."""
+    return {str(id_): int(row) for id_, row in _ask(folder, _POINTERS, collection)}
+
+
+def _ask(folder: Path, sql: str, collection: str) -> Rows:
     database_path = folder / "chroma.sqlite3"
     if not database_path.is_file():
         raise StoreNotFoundError(f"{folder}: no Chroma database. Fix: --db, the folder of the collection")
     try:
-        owner, rows = run(folder, (_OWNERS, [collection]), (_POINTERS, [collection]))
+        (rows,) = run(folder, (sql, [collection]))
     except sqlite3.Error as error:
         raise StoreError(f"{database_path}: cannot be read ({error})") from error
-    if not owner:
-        raise StoreNotFoundError(f"{folder}: no collection {collection!r} of ours in Chroma. Fix: bgem3 backfill")
-    return str(owner[0][0]), {str(id_): int(row) for id_, row in rows}
+    return rows
 
 
 def _put_aside(path: Path, damaged: Path) -> None:
+    """Move a file out of the way; one that is not there was moved by a rescue that was broken off, or is lost."""
     try:
-        for suffix in ("", "-wal", "-shm"):
-            Path(f"{damaged}{suffix}").unlink(missing_ok=True)
+        if path.exists():
+            _delete(damaged)
+        for suffix in _PARTS:
             with suppress(FileNotFoundError):
                 Path(f"{path}{suffix}").rename(f"{damaged}{suffix}")
     except OSError as error:
         raise StoreWriteError(f"{path}: cannot be put aside ({error}). Fix: make the folder writable") from error
+
+
+def _delete(path: Path) -> None:
+    for suffix in _PARTS:
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
 
 
 def _save_settings(new: Sidecar, meta: Mapping[str, Any], settings: IndexSettings) -> None:

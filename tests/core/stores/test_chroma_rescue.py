@@ -5,7 +5,8 @@ from contextlib import closing
 
 import pytest
 
-from bgem3.errors import IndexMismatchError, StoreCorruptError, StoreLockedError, StoreNotFoundError
+from bgem3.errors import IndexMismatchError, StoreCorruptError, StoreError, StoreLockedError, StoreNotFoundError
+from bgem3.stores import chroma_rescue
 from bgem3.stores.chroma import ChromaStore
 from bgem3.stores.chroma_rescue import needs_rescue, rescue
 from bgem3.stores.chroma_upkeep import Report, backfill, verify
@@ -110,6 +111,44 @@ def test_a_crash_in_the_middle_of_a_write_is_settled_by_what_chroma_says(folder)
     assert (kept, store.get(["id 5"])[0].text) == (399, "text of id 5")
     assert verify(store) == Report(399)
     store.close()
+
+
+def test_a_file_that_is_lost(folder):
+    (folder / NAME).unlink()
+    assert needs_rescue(folder / NAME)
+    # as whoever opens it before knows it: a new file, of no use
+    with pytest.raises(IndexMismatchError, match="or bgem3 repair if the file was lost"):
+        opened(folder)
+    assert (folder / NAME).exists()
+    assert needs_rescue(folder / NAME)
+    kept, encoded = mended(folder, "binary")
+    assert (kept, len(encoded)) == (0, 399)
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_rescue_that_was_broken_off_keeps_what_the_first_would_have(folder, monkeypatch, moved):
+    with closing(sqlite3.connect(folder / NAME)) as database, database:
+        database.execute("DELETE FROM meta WHERE key = 'uuid'")
+    monkeypatch.setattr(chroma_rescue, "_carry_over" if moved else "_put_aside", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        rescue(folder, "bgem3", SETTINGS)
+    monkeypatch.undo()
+    assert (folder / NAME).exists() != moved
+    assert needs_rescue(folder / NAME)
+    assert mended(folder) == (399, [])
+
+
+def interrupt(*arguments):
+    raise KeyboardInterrupt
+
+
+def test_a_file_that_cannot_be_read_now_is_not_taken_for_a_damaged_one(folder):
+    with closing(sqlite3.connect(folder / NAME)) as database:
+        database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        database.execute("BEGIN IMMEDIATE")
+        database.execute("DELETE FROM meta")
+        with pytest.raises(StoreError, match="cannot be read now .database is locked."):
+            needs_rescue(folder / NAME)
 
 
 def test_what_cannot_be_rescued(folder, tmp_path):
