@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,10 +28,13 @@ from bgem3.json_object import parse_object
 from bgem3.types import HEADS, MODES, STRATEGIES, Hits
 
 if TYPE_CHECKING:
+    from bgem3.hybrid import HybridIndex
     from bgem3.reading import Passage
 
 # Passages added in one call.
 _SLICE = 1024
+# Numbers that are looked for at a time after a file's last passage.
+_LOOKED = 64
 
 
 def index(
@@ -48,10 +52,12 @@ def index(
 ) -> None:
     """Add txt, md, pdf, csv and jsonl files to a collection, in passages.
 
-    A file that is added again replaces its passages. A csv needs a column, jsonl a field named text (or content,
-    page_content, document, passage, body); the other fields become metadata.
+    A file that is added again replaces its passages; records with an id of their own stay until they are replaced or
+    deleted. A csv needs a column, jsonl a field named text (or content, page_content, document, passage, body); the other
+    fields become metadata.
     """
-    passages = _passages(paths or [Path("-")], size)
+    lengths: Counter[str] = Counter()
+    passages = _passages(paths or [Path("-")], size, lengths)
     added = 0
     with open_index(db, collection, model, backend, precision, create=True) as opened:
         for part in slices(passages, _SLICE):
@@ -62,6 +68,7 @@ def index(
                 show_progress=is_terminal(),
             )
             added += len(part)
+        _delete_rest(opened, lengths)
         count = opened.count()
     if as_json:
         write_json({"added": added, "count": count, "db": db, "collection": collection})
@@ -111,12 +118,24 @@ def show_hits(hits: Hits) -> None:
     console().print(shown if hits else "nothing found")
 
 
-def _passages(paths: Sequence[Path], size: int) -> Iterator[Passage]:
+def _passages(paths: Sequence[Path], size: int, lengths: Counter[str]) -> Iterator[Passage]:
+    """Yield the passages of files, and count those of each."""
     from bgem3.reading import read_passages
 
     for path, name in _files(paths):
         content = sys.stdin.buffer.read() if path == Path("-") else _content(path)
-        yield from read_passages(name, content, size=size)
+        lengths[name] = 0
+        for passage in read_passages(name, content, size=size):
+            lengths[name] += 1
+            yield passage
+
+
+def _delete_rest(index: HybridIndex, lengths: Mapping[str, int]) -> None:
+    """Delete what files had after their last passage when they were added before."""
+    later, found = range(1, _LOOKED + 1), 1
+    while found:
+        found = index.delete(ids=[f"{name}#{last + n}" for name, last in lengths.items() for n in later])
+        later = range(later.stop, later.stop + _LOOKED)
 
 
 def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:

@@ -10,6 +10,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from bgem3.cli import collections
 from bgem3.cli.main import make_app
 
 RECORDS = [
@@ -50,6 +51,18 @@ def test_the_same_files_again_replace_their_passages(run, folder):
     assert json.loads(run("index", folder, "--json").stdout)["count"] == 3
     hits = json.loads(run("search", "brake", "--where", '{"source": "sub/notes.md"}', "--json").stdout)["hits"]
     assert [(hit["id"], hit["text"]) for hit in hits] == [("sub/notes.md#1", "Brake discs wear out too.")]
+
+
+def test_a_file_that_became_shorter_leaves_nothing_of_its_former_end(run, folder, monkeypatch):
+    monkeypatch.setattr(collections, "_LOOKED", 2)
+    notes = folder / "sub" / "notes.md"
+    notes.write_text("\n\n".join(f"Paragraph {i} of the notes. " * 5 for i in range(8)), "utf-8")
+    long = json.loads(run("index", folder, "--size", 150, "--json").stdout)["count"]
+    assert long == 2 + 8
+    notes.write_text("Brake discs wear out too.", "utf-8")
+    assert json.loads(run("index", folder, "--json").stdout)["count"] == 3
+    hits = json.loads(run("search", "paragraph", "--where", '{"source": "sub/notes.md"}', "--json").stdout)["hits"]
+    assert [hit["id"] for hit in hits] == ["sub/notes.md#1"]
 
 
 def test_index_reads_json_lines_from_standard_input(run):
