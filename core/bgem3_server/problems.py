@@ -19,7 +19,9 @@ from bgem3.errors import (
     StoreAccessError,
     StoreClosedError,
     StoreConnectionError,
+    StoreError,
     StoreLockedError,
+    StoreNotFoundError,
     StoreWriteError,
 )
 from bgem3_server.json_body import JSON, scalar_values
@@ -31,11 +33,13 @@ _STATUS: tuple[tuple[type[BGEM3Error], int], ...] = (
     (StoreLockedError, 409),
     (IndexMismatchError, 409),
     (StoreClosedError, 503),
+    (StoreNotFoundError, 404),
     (StoreWriteError, 507),
-    (MissingExtraError, 501),
     (StoreAccessError, 502),
-    (RemoteAccessError, 502),
     (StoreConnectionError, 503),
+    (StoreError, 500),
+    (MissingExtraError, 501),
+    (RemoteAccessError, 502),
     (RemoteConnectionError, 503),
 )
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error", 503: "not_ready_error"}
@@ -121,4 +125,8 @@ async def _on_http_error(request: Request, error: Exception) -> JSON:
 
 async def _on_own_error(request: Request, error: Exception) -> JSON:
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), None)
-    return unexpected(error) if status is None else ApiError(status, str(error)).response()
+    if status is None:
+        return unexpected(error)
+    if status >= 500:  # our own words, which name files and ids and no texts
+        log("request failed", level="error", error=type(error).__name__, message=str(error))
+    return ApiError(status, str(error)).response()

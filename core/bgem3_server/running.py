@@ -40,7 +40,9 @@ def run(settings: ServerSettings, *, host: str, port: int, shutdown_timeout: int
     # without a key, a page whose name is made to point here could read everything (DNS rebinding)
     if settings.hosts or (_is_local(host) and not settings.api_keys):
         settings = replace(settings, hosts=(*_LOCAL, host, *settings.hosts))
-    logging.getLogger("uvicorn").addHandler(JSONLines())
+    # the root: what stores and libraries log, and Python's warnings, would stand between the lines as plain text
+    logging.getLogger().addHandler(JSONLines())
+    logging.captureWarnings(True)
     app = create_app(settings, on_failure=give_up)
     config = uvicorn.Config(
         app,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
@@ -224,6 +225,21 @@ def test_bad_searches(filled, body):
     assert filled.post("/v1/collections/parts/search", json={"query": "a", **body}).status_code == 422
 
 
+def test_a_count_that_waits_for_a_write_holds_up_nobody(make_client, tmp_path):
+    client = make_client(db=str(tmp_path / "db"))
+    client.post("/v1/collections/parts/documents", json={"documents": DOCUMENTS})
+    parts = client.app.state.parts
+    with ThreadPoolExecutor(2) as pool:
+        with parts.collections._open["parts"].store._lock:  # as a thread that writes
+            waiting = pool.submit(client.get, "/v1/collections/parts")
+            while not parts.metrics.under_way._value.get():
+                pass
+            answers = pool.submit(lambda: [client.get("/health").status_code for _ in range(20)])
+            wait([answers], timeout=60)
+            assert (answers.done(), waiting.done()) == (True, False)
+        assert waiting.result().json()["count"] == 3
+
+
 def test_too_many_collections(make_client):
     client = make_client(limits=Limits(max_collections=1))
     assert client.post("/v1/collections/one/documents", json={"documents": []}).status_code == 200
@@ -233,8 +249,6 @@ def test_too_many_collections(make_client):
 
 
 def test_two_clients_make_the_same_collection_at_once(make_client, tmp_path):
-    from concurrent.futures import ThreadPoolExecutor
-
     client = make_client(db=str(tmp_path / "db"))
     with ThreadPoolExecutor(8) as pool:
         jobs = [

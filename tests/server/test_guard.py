@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
+import sqlite3
 import threading
 import time
+from contextlib import closing
 
 import pytest
 from fastapi.testclient import TestClient
@@ -231,6 +233,28 @@ def test_a_path_that_is_no_unicode_can_be_logged(capsys):
 def test_keys_are_not_shown():
     shown = repr(ServerSettings(api_keys=("first-key",), encoder_options={"api_key": "second-key"}))
     assert "-key" not in shown
+
+
+def test_a_store_that_fails_is_named_to_client_and_log(make_client, tmp_path, capsys):
+    client = make_client(db=str(tmp_path / "db"))
+    client.post("/v1/collections/parts/documents", json={"documents": [{"id": "1", "text": "tea"}]})
+    with closing(sqlite3.connect(tmp_path / "db" / "bgem3-parts.sqlite3")) as sidecar, sidecar:
+        sidecar.execute("UPDATE rows SET multi_vector = x'00'")
+    capsys.readouterr()
+    answer = client.post("/v1/collections/parts/search", json={"query": "tea"})
+    said = "chunk '1' is damaged. Fix: bgem3 repair, or add its text again"
+    assert (answer.status_code, error_of(answer)["type"]) == (500, "server_error")
+    assert said in error_of(answer)["message"]
+    first, _ = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (first["event"], first["error"]) == ("request failed", "StoreCorruptError")
+    assert said in first["message"]
+
+
+def test_methods_that_are_none_are_counted_as_one(client):
+    for i in range(5):
+        assert client.request(f"MADE-UP-{i}", "/health").status_code == 405
+    counted = [line for line in client.get("/metrics").text.splitlines() if line.startswith("bgem3_requests_total")]
+    assert counted == ['bgem3_requests_total{method="other",route="/health",status="405"} 5.0']
 
 
 def test_a_forward_pass_that_fails(client, encoder, monkeypatch):

@@ -6,14 +6,17 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 
 import httpx
 import pytest
 
+from bgem3 import ChromaStore, HybridIndex, M3Encoder
 from tests.server.conftest import MINI
 
 pytestmark = pytest.mark.integration
@@ -50,6 +53,20 @@ def test_what_was_accepted_is_finished(tmp_path):
     process.stderr.close()
     assert statuses == [200]
     assert process.wait(timeout=30) in (0, -signal.SIGTERM)
+
+
+def test_what_stores_log_is_lines_of_json_too(tmp_path):
+    with HybridIndex(M3Encoder.from_pretrained(MINI), ChromaStore(tmp_path, collection="parts")) as index:
+        index.add(["Part KX-220B fits the small pump."], ids=["pump"])
+    with closing(sqlite3.connect(tmp_path / "bgem3-parts.sqlite3")) as sidecar, sidecar:
+        sidecar.execute("UPDATE rows SET weights = x'00'")
+    process, listening = start("--model", str(MINI), "--db", str(tmp_path))
+    next(lines(process, "ready"))
+    assert httpx.get(f"{listening['url']}/v1/collections/parts", timeout=60).json()["count"] == 1
+    process.send_signal(signal.SIGTERM)
+    logged = [json.loads(line) for line in process.communicate()[1].splitlines()]
+    (warning,) = [line for line in logged if line["level"] == "warning"]
+    assert "chunk 'pump' is damaged" in warning["event"]
 
 
 def test_a_model_that_is_not_there_ends_the_server(tmp_path):
