@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 import numpy as np
-from scipy.sparse import csr_array, vstack
+from scipy.sparse import csr_array
 
 from bgem3.embeddings import M3Embeddings, MultiVectors
 from bgem3.errors import StoreCorruptError, StoreError
