@@ -23,7 +23,7 @@ from alignment import retrofit
 from batches import Draw
 from export import export
 from lessons import KNOWN, Lessons, lexicon_pairs, prepare, read
-from progress import Progress
+from progress import Progress, whole
 from safetensors.torch import load_file
 from solve import LONGEST, attention_shares, near_words, put, solve
 from space import OWN, RESERVED, SPECIALS
@@ -32,7 +32,6 @@ from teacher import topics, turning
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax, normalize, softmax
-from tqdm import tqdm
 from train import INNER, LAYERS, POSITIONS, WIDTH
 from transformer import LexicalGoal, dense_vectors, encode, losses, padded, rate
 
@@ -82,8 +81,8 @@ def turned_to(student: Student, lessons: Lessons) -> Tensor:
     return normalize(torch.from_numpy(lessons.vectors.astype(np.float32) @ turn), dim=1)
 
 
-def start_table(student: Student, lessons: Lessons, wanted: Tensor, seed: int) -> None:
-    """Give the student's tokens the vectors that add up best to what the teacher says.
+def solved_table(student: Student, lessons: Lessons, wanted: Tensor, seed: int) -> Tensor:
+    """Return the vectors of the student's tokens that add up best to what the teacher says.
 
     Words are taken without what all of them share; translations into languages that the teacher does not know count as
     their English side.
@@ -99,8 +98,7 @@ def start_table(student: Student, lessons: Lessons, wanted: Tensor, seed: int) -
     goals = torch.cat([goal, goal[place[material.english[unknown]]]])
     shares = attention_shares(student, material.texts, lessons.rows, -np.log(lessons.common), seed)
     tokens = material.texts.flat[material.texts.offsets[lessons.rows[word]]].astype(np.int64)
-    solved = solve(material.texts, rows, goals, shares, near_words(student, tokens, goal[word]))
-    put(student, solved)
+    return solve(material.texts, rows, goals, shares, near_words(student, tokens, goal[word]))
 
 
 @torch.no_grad()
@@ -225,7 +223,7 @@ def told_losses(student: Student, told: dict[str, tuple[Tensor, Tensor]]) -> dic
     return found
 
 
-def restore_lexical(student: Student, lessons: Lessons, seed: int) -> None:
+def restore_lexical(student: Student, lessons: Lessons, file: Path, seed: int) -> None:
     """Teach the sparse head what a token weighs in long and repetitive texts; the other heads stay where they are."""
     before, texts, rows = copy.deepcopy(student).eval(), lessons.material.texts, lessons.rows
     long, rest = (np.flatnonzero(part) for part in (lessons.lengths >= _VERY_LONG, lessons.lengths < _VERY_LONG))
@@ -234,7 +232,7 @@ def restore_lexical(student: Student, lessons: Lessons, seed: int) -> None:
     student.body.embeddings.word_embeddings.weight.requires_grad_(False)
     learning = [one for one in student.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(learning, betas=(0.9, 0.98), weight_decay=0.0)
-    for step in tqdm(range(LEXICAL_STEPS), desc="lexical", unit="step"):
+    for step in Progress("lexical", file, LEXICAL_STEPS, student=student, optimizer=optimizer):
         random = np.random.default_rng([seed, step])
         optimizer.param_groups[0]["lr"] = _LEXICAL_RATE * rate(step / LEXICAL_STEPS)
         full = [texts[rows[i]][:420] for i in random.choice(long, 16)]
@@ -273,16 +271,21 @@ def main() -> None:
         prepare(options.data, tokenizer, file, options.seed)
     lessons, student = read(file), load_student(options.checkpoint)
     wanted = turned_to(student, lessons)
-    start_table(student, lessons, wanted, options.seed)
+    solved = options.work / "solved.npy"
+    if not solved.exists():
+        with whole(solved) as beside:
+            np.save(beside, solved_table(student, lessons, wanted, options.seed).numpy())
+    put(student, torch.from_numpy(np.load(solved)))
     pairs = words_of_two_scripts(tokenizer, lessons)
     words = np.concatenate([lessons.material.words, pairs, pairs])
     lessons = replace(lessons, material=replace(lessons.material, words=words))
-    train(
-        student, lessons, Told(lessons, wanted, options.seed), options.work / "distil.pt", options.steps, options.seed
-    )
+    trained, restored = options.work / "distil.pt", options.work / "lexical.pt"
+    train(student, lessons, Told(lessons, wanted, options.seed), trained, options.steps, options.seed)
+    if restored.exists() and restored.stat().st_mtime < trained.stat().st_mtime:
+        restored.unlink()  # training has gone on since
     lexicon = lexicon_pairs(options.lexicon, [*lessons.material.by_language], tokenizer)
     draw_together(student, np.unique(np.concatenate([words, lexicon]), axis=0))
-    restore_lexical(student, lessons, options.seed)
+    restore_lexical(student, lessons, restored, options.seed)
     export(student.eval(), options.checkpoint, options.out)
 
 

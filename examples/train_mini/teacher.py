@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from data import Corpus
+from progress import whole
 from space import OWN, RESERVED
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
@@ -64,8 +65,8 @@ def cache_vectors(
         if not file.exists():
             encoder = encoder or SentenceEncoder(teacher_folder, device)
             part = encoder.encode([corpus.english[i] for i in rows[start : start + CHUNK]])
-            np.save(file.with_suffix(".tmp.npy"), part)
-            file.with_suffix(".tmp.npy").replace(file)
+            with whole(file) as beside:
+                np.save(beside, part)
         parts.append(np.load(file))
     return rows, np.concatenate(parts)
 

@@ -9,6 +9,7 @@ import numpy as np
 import sentencepiece
 import wordfreq
 from data import Corpus
+from progress import whole
 from spelling import write_rules
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import Unigram
@@ -172,8 +173,9 @@ def convert(model_file: Path, corpus: Corpus, folder: Path, max_length: int) -> 
         special_tokens=[("<s>", 0), ("</s>", 2)],
     )
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
     _write_companions(folder, max_length)
+    with whole(folder / "tokenizer.json") as file:
+        tokenizer.save(str(file))
     return tokenizer
 
 

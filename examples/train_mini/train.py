@@ -20,6 +20,7 @@ from bag import Bag, start, train_bag
 from batches import DEFINITIONS, Material
 from data import Corpus, RetrievalSet, Texts, load
 from export import export
+from progress import whole
 from space import OWN, RESERVED
 from student import Student, start_from_bag
 from teacher import Teacher, cache_vectors, topics
@@ -86,7 +87,8 @@ def aligned(material: Material, tokenizer: Tokenizer, file: Path, seed: int) -> 
         pieces = [tokenizer.id_to_token(token) for token in range(VOCAB_SIZE)]
         counts = np.bincount(material.texts.flat, minlength=VOCAB_SIZE)
         words = np.concatenate([word_pairs(material, VOCAB_SIZE), inflections(pieces, counts, content)])
-        np.savez(file, content=content, rarity=rarity(material, VOCAB_SIZE), words=words)
+        with whole(file) as beside:
+            np.savez(beside, content=content, rarity=rarity(material, VOCAB_SIZE), words=words)
     bag = Bag(VOCAB_SIZE, BAG_WIDTH)
     with np.load(file) as kept:
         start(bag, kept["content"], kept["rarity"], seed)

@@ -248,7 +248,7 @@ def train_transformer(
     torch.backends.cuda.matmul.allow_tf32 = True
     goal = LexicalGoal(torch.from_numpy(common).float().to(device))
     optimizer = torch.optim.AdamW(parameter_groups(student), lr=_RATE, betas=(0.9, 0.98), fused=device != "cpu")
-    progress = Progress("transformer", file, steps, save_every=500, student=student, optimizer=optimizer)
+    progress = Progress("transformer", file, steps, student=student, optimizer=optimizer)
     loader = DataLoader(
         Batches(material, seed, share),
         batch_size=None,
