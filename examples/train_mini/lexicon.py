@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +28,7 @@ Pairs = dict[str, list[tuple[str, str]]]
 
 def read_lexicon(folder: Path, languages: list[str]) -> Pairs:
     """Return (English, other) pairs by language: names alone, and names with their keywords."""
-    pairs: Pairs = {language: [] for language in languages}
+    pairs: Pairs = defaultdict(list)  # the dictionaries may have more languages
     english = _cldr(folder, "en")
     for language in languages:
         for key, (name, keywords) in _cldr(folder, language).items():
@@ -45,7 +46,7 @@ def read_lexicon(folder: Path, languages: list[str]) -> Pairs:
             continue
         pairs["zh"].append((gloss, simplified))
         pairs["zh-Hant"].append((gloss, traditional))
-    return pairs
+    return {language: pairs[language] for language in languages}
 
 
 def definitions(folder: Path) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """Measure a checkpoint: retrieval per head and fusion, and translations found by the dense head.
 
-Usage: python measure.py CHECKPOINT --data FOLDER [--queries 1000]
+Usage: python measure.py CHECKPOINT --data FOLDER [--queries 1000] [--sets arcd,drcd]
 """
 
 from __future__ import annotations
@@ -93,12 +93,13 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--queries", type=int, default=1000)
+    parser.add_argument("--sets", default=",".join(DEV_SETS))
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     encoder = M3Encoder.from_pretrained(options.checkpoint)
     print("| set | " + " | ".join([*SEARCHES, "bm25"]) + " |")
     print("|---" * (len(SEARCHES) + 2) + "|")
-    for name in tqdm(DEV_SETS, unit="set"):
+    for name in tqdm(options.sets.split(","), unit="set"):
         row = measure_set(encoder, read_retrieval_set(options.data / "dev" / name), options.queries)
         print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in row.values()) + " |", flush=True)
     found = measure_translations(encoder, options.data, options.seed)

@@ -49,8 +49,9 @@ def attention_shares(student: Student, texts: Texts, rows: np.ndarray, rarity: n
     known = seen >= _SEEN
     mean = total / np.maximum(seen, 1)
     steps = np.arange(1.0, 10.5, 2 * _BIN)
-    usual = [mean[known & (abs(rarity - step) < _BIN)].mean() for step in steps]
-    return np.where(known, mean, np.interp(rarity, steps, usual))
+    alike = {float(step): mean[known & (abs(rarity - step) < _BIN)] for step in steps}
+    usual = {step: found.mean() for step, found in alike.items() if len(found)}
+    return np.where(known, mean, np.interp(rarity, [*usual], [*usual.values()]))
 
 
 def solve(texts: Texts, rows: np.ndarray, wanted: Tensor, shares: np.ndarray, start: Tensor) -> Tensor:
