@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -190,12 +191,14 @@ class M3Embeddings:
         """Return the dictionary that FlagEmbedding's `BGEM3FlagModel.encode` returns.
 
         Keys are `dense_vecs`, `lexical_weights` (one dictionary per text, keys are token ids as
-        strings) and `colbert_vecs` (one array per text); a head that is not there is `None`.
+        strings, 0 under others) and `colbert_vecs` (one array per text); a head that is not there is `None`.
         """
         has = self.heads
         return {
             "dense_vecs": self.dense if "dense" in has else None,
-            "lexical_weights": [{str(token): weight for token, weight in row.items()} for row in self.lexical_rows()]
+            "lexical_weights": [
+                defaultdict(int, {str(token): weight for token, weight in row.items()}) for row in self.lexical_rows()
+            ]
             if "sparse" in has
             else None,
             "colbert_vecs": list(self.multi_vector) if "multi_vector" in has else None,

@@ -103,7 +103,7 @@ class HybridIndex:
         stored and the others are not (an engine may have some chunks of the failing one); none is ever half stored.
 
         Args:
-            texts: Any number; an iterator of any length needs bounded memory, for two slices.
+            texts: Any number; an iterator of any length needs memory for two slices, and for the ids.
             ids: One a text, unique within the call; None: new random ones.
             metadatas: One a text: str, int, float, bool, or lists of one of them; None: empty.
             show_progress: Show a bar over the texts.

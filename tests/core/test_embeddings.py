@@ -87,6 +87,7 @@ def test_to_flag():
     flag = embeddings.to_flag()
     assert flag["dense_vecs"].tolist() == [[1, 0]]
     assert flag["lexical_weights"] == [{"1": 0.5, "3": 0.25}]
+    assert flag["lexical_weights"][0]["2"] == 0  # FlagEmbedding's are of this kind, and code relies on it
     assert flag["colbert_vecs"][0].tolist() == [[0, 1], [1, 0]]
     assert M3Embeddings(dense=embeddings.dense).to_flag()["lexical_weights"] is None
     assert repr(embeddings) == f"M3Embeddings(1 texts, heads={HEADS})"
