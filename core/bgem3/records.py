@@ -18,7 +18,7 @@ _NAMESPACE = uuid5(NAMESPACE_URL, "bgem3/records")
 
 
 def to_chunk(record: Mapping[str, Any], text_field: str, id_field: str | None, place: str = "") -> Chunk:
-    """Return the chunk of a record; fields that are null are left out of its metadata.
+    """Return the chunk of a record; fields that are null or empty lists are left out of its metadata.
 
     Without `id_field` the id is a hash of the whole record, so that the same record is the same
     chunk in every run and on every machine.
@@ -38,7 +38,8 @@ def to_chunk(record: Mapping[str, Any], text_field: str, id_field: str | None, p
             f"{name}: no text in field {text_field!r}, there are {sorted(record)}. Fix: --text-field"
         )
     check_text(record[text_field], f"{name}, field {text_field!r}")
-    rest = {key: value for key, value in record.items() if key not in (text_field, id_field) and value is not None}
+    others = {key: value for key, value in record.items() if key not in (text_field, id_field)}
+    rest = {key: value for key, value in others.items() if value not in (None, [])}
     if id_field is None:
         id_ = str(uuid5(_NAMESPACE, json.dumps([record[text_field], rest], sort_keys=True, default=str)))
     else:

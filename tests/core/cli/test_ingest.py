@@ -25,7 +25,7 @@ def run(*arguments):
 @pytest.fixture
 def records(tmp_path):
     path = tmp_path / "records.jsonl"
-    rows = [{"id": f"d{i}", "text": f"the cat number {i}", "n": i, "none": None} for i in range(30)]
+    rows = [{"id": f"d{i}", "text": f"the cat number {i}", "n": i, "none": None, "tags": []} for i in range(30)]
     path.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
     return path
 
