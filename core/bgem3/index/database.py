@@ -18,6 +18,8 @@ _BINDS = 10_000
 _PAGE = 8192
 _REFUSED = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+# Of the errors of input and output, those in which the disk did not give back what was written.
+_UNREADABLE = {sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS}
 
 
 def _is_busy(error: BaseException) -> bool:
@@ -26,7 +28,8 @@ def _is_busy(error: BaseException) -> bool:
 
 def is_passing(error: sqlite3.Error) -> bool:
     """Whether an error tells of the moment (rights, a lock, a full disk, open files) and not of the file."""
-    return _code(error) in {*_BUSY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL}
+    damaged = getattr(error, "sqlite_errorcode", 0) in _UNREADABLE
+    return not damaged and _code(error) in {*_BUSY, *_REFUSED, sqlite3.SQLITE_CANTOPEN}
 
 
 def _code(error: BaseException) -> int:
@@ -131,10 +134,7 @@ class Database:
 
     def corrupt(self, reason: object) -> StoreCorruptError:
         """Return the error for a file that cannot be read."""
-        return StoreCorruptError(
-            f"{self.path}: damaged, or not a sidecar ({reason}). Fix: restore a backup, or bgem3 repair, which keeps "
-            f"what can be read"
-        )
+        return _corrupt(self.path, reason)
 
     @contextmanager
     def errors(self) -> Iterator[None]:
@@ -142,19 +142,28 @@ class Database:
         try:
             yield
         except sqlite3.Error as error:
-            raise self._translated(error) from error
+            raise translated(self.path, error) from error
 
-    def _translated(self, error: sqlite3.Error) -> StoreError:
-        code = _code(error)
-        if code == sqlite3.SQLITE_CANTOPEN:
-            return StoreWriteError(
-                f"{self.path}: {error}. Fix: a folder that can be written, for readers too: SQLite and Chroma write "
-                f"beside what they read"
-            )
-        if code in _REFUSED:
-            return StoreWriteError(
-                f"{self.path}: {error}. Nothing was changed. Fix: make the folder writable, or free disk space"
-            )
-        if code in _BUSY:
-            return StoreLockedError(f"{self.path}: {error}. Fix: close the process that holds the file")
-        return self.corrupt(error)
+
+def translated(path: Path, error: sqlite3.Error) -> StoreError:
+    """Return our error for one of SQLite's."""
+    code = _code(error)
+    if code == sqlite3.SQLITE_CANTOPEN:
+        return StoreWriteError(
+            f"{path}: {error}. Fix: a folder that can be written, for readers too: SQLite and Chroma write "
+            f"beside what they read; or more open files (ulimit -n)"
+        )
+    if code in _REFUSED:
+        return StoreWriteError(
+            f"{path}: {error}. Nothing was changed. Fix: make the folder writable, or free disk space"
+        )
+    if code in _BUSY:
+        return StoreLockedError(f"{path}: {error}. Fix: close the process that holds the file")
+    return _corrupt(path, error)
+
+
+def _corrupt(path: Path, reason: object) -> StoreCorruptError:
+    return StoreCorruptError(
+        f"{path}: damaged, or not a sidecar ({reason}). Fix: restore a backup, or bgem3 repair, which keeps "
+        f"what can be read"
+    )

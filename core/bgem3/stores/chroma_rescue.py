@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bgem3.errors import StoreError, StoreLockedError, StoreNotFoundError, StoreWriteError
-from bgem3.index.database import is_passing
+from bgem3.index.database import is_passing, translated
 from bgem3.index.files import CollectionFiles
 from bgem3.index.sidecar import FORMAT, Sidecar, checksum_of
 from bgem3.stores.chroma_database import Rows, run
@@ -45,7 +45,7 @@ def needs_rescue(path: Path) -> bool:
     """Whether a sidecar file is damaged as a file or of an older format, or gone while Chroma has its chunks. Reads all of it.
 
     Raises:
-        StoreError: it cannot be read now.
+        StoreWriteError, StoreLockedError: it cannot be read now: the disk is full, another process holds it.
     """
     try:
         owner = _owner(path.parent, CollectionFiles.of(path).name)
@@ -58,12 +58,11 @@ def needs_rescue(path: Path) -> bool:
             meta = dict(database.execute("SELECT key, value FROM meta"))
             whole = database.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
             # made by whoever opened the collection after the file was lost
-            empty = not database.execute("SELECT count(*) FROM live").fetchone()[0]
-            strange = empty and owner not in (None, meta.get("uuid"))
+            strange = owner not in (None, meta.get("uuid")) and _is_empty(path)
             return not whole or "uuid" not in meta or int(meta["format"]) < FORMAT or strange
     except sqlite3.DatabaseError as error:
         if is_passing(error):
-            raise StoreError(f"{path}: cannot be read now ({error}). Fix: what keeps it from being read") from error
+            raise translated(path, error) from error
         return True
     except (ValueError, KeyError):
         return True
@@ -132,15 +131,28 @@ def _ask(folder: Path, sql: str, collection: str) -> Rows:
 
 
 def _put_aside(path: Path, damaged: Path) -> None:
-    """Move a file out of the way; one that is not there was moved by a rescue that was broken off, or is lost."""
+    """Move a file out of the way; one that is not there was moved by a rescue that was broken off, or is lost.
+
+    One without a chunk, made by whoever opened the collection meanwhile, does not replace what was moved before.
+    """
     try:
         if path.exists():
-            _delete(damaged)
+            _delete(path if damaged.exists() and _is_empty(path) else damaged)
         for suffix in _PARTS:
             with suppress(FileNotFoundError):
                 Path(f"{path}{suffix}").rename(f"{damaged}{suffix}")
     except OSError as error:
         raise StoreWriteError(f"{path}: cannot be put aside ({error}). Fix: make the folder writable") from error
+
+
+def _is_empty(path: Path) -> bool:
+    if not path.stat().st_size:
+        return True
+    try:
+        with closing(sqlite3.connect(path)) as database:
+            return not database.execute("SELECT count(*) FROM live").fetchone()[0]
+    except sqlite3.Error:
+        return False
 
 
 def _delete(path: Path) -> None:

@@ -29,6 +29,7 @@ from bgem3.stores.chroma import ChromaStore
 from bgem3.stores.chroma_upkeep import Report, compact, verify
 from bgem3.types import HEADS, Chunk, SearchPlan
 from tests.support import chroma_writer
+from tests.support.full_disk import file_size_limit
 from tests.support.vectors import SETTINGS, embed
 
 
@@ -109,17 +110,6 @@ def test_a_second_writer_is_refused_and_reads(folder, writers):
     put(second, "a")
     assert second.get(["a"])
     second.close()
-
-
-@contextmanager
-def file_size_limit(size):
-    """Let no file grow beyond a size; to a program that is what a full disk is."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("full", ["sidecar", "chroma"])

@@ -5,12 +5,19 @@ from contextlib import closing
 
 import pytest
 
-from bgem3.errors import IndexMismatchError, StoreCorruptError, StoreError, StoreLockedError, StoreNotFoundError
+from bgem3.errors import (
+    IndexMismatchError,
+    StoreCorruptError,
+    StoreLockedError,
+    StoreNotFoundError,
+    StoreWriteError,
+)
 from bgem3.stores import chroma_rescue
 from bgem3.stores.chroma import ChromaStore
 from bgem3.stores.chroma_rescue import needs_rescue, rescue
 from bgem3.stores.chroma_upkeep import Report, backfill, verify
 from bgem3.types import Chunk, SearchPlan
+from tests.support.full_disk import file_size_limit
 from tests.support.vectors import SETTINGS, embed
 
 IDS = [f"id {i}" for i in range(400)]
@@ -134,6 +141,9 @@ def test_a_rescue_that_was_broken_off_keeps_what_the_first_would_have(folder, mo
         rescue(folder, "bgem3", SETTINGS)
     monkeypatch.undo()
     assert (folder / NAME).exists() != moved
+    if moved:
+        with pytest.raises(IndexMismatchError, match="belongs to another sidecar"):
+            opened(folder)  # which leaves an empty file
     assert needs_rescue(folder / NAME)
     assert mended(folder) == (399, [])
 
@@ -147,8 +157,14 @@ def test_a_file_that_cannot_be_read_now_is_not_taken_for_a_damaged_one(folder):
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
         database.execute("BEGIN IMMEDIATE")
         database.execute("DELETE FROM meta")
-        with pytest.raises(StoreError, match="cannot be read now .database is locked."):
+        with pytest.raises(StoreLockedError, match="database is locked"):
             needs_rescue(folder / NAME)
+
+
+def test_on_a_full_disk_no_file_is_taken_for_a_damaged_one(folder):
+    with file_size_limit(10_000), pytest.raises(StoreWriteError, match="disk I/O error. Nothing was changed"):
+        needs_rescue(folder / NAME)
+    assert not needs_rescue(folder / NAME)
 
 
 def test_what_cannot_be_rescued(folder, tmp_path):
