@@ -1,7 +1,6 @@
 """What only the Chroma store has: two programs in step. The contract suite tests the rest."""
 
 import os
-import resource
 import sqlite3
 import subprocess
 import sys
