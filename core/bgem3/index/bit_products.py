@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from bgem3.index.compiling import compiled
 from bgem3.types import FloatArray
 
 Array = NDArray[Any]
@@ -100,7 +101,7 @@ def _typed_add_rows(typing: Any, total: Any, i: Any, table: Any, picked: Any) ->
 _add_rows: Any = intrinsic(_typed_add_rows)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _match(
     codes: Array, table: Array, centres: Array, factors: Array, owners: Array, total: Array, best: Array
 ) -> None:

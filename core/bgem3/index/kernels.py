@@ -12,8 +12,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from bgem3.index.compiling import compiled
 
 Array = NDArray[Any]
 
@@ -21,7 +22,7 @@ Array = NDArray[Any]
 _LOOKUP = 20
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def find_lists(tokens: Array, starts: Array, wanted: Array, lists: Array) -> None:
     """Write the start and stop of each wanted token's list to `lists`, `(n, 2)`; equal where there is none."""
     places = np.searchsorted(tokens, wanted)
@@ -33,7 +34,7 @@ def find_lists(tokens: Array, starts: Array, wanted: Array, lists: Array) -> Non
             lists[t, 0] = lists[t, 1] = 0
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def mark(rows: Array, alive: Array, allowed: Array, mask: Array) -> int:
     """Mark the living documents whose rows are allowed, both rising; return how many."""
     place = count = 0
@@ -45,7 +46,7 @@ def mark(rows: Array, alive: Array, allowed: Array, mask: Array) -> int:
     return count
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _add_list(total: Array, docs: Array, weights: Array, damping: Array, factor: np.float32) -> None:
     if len(damping):
         for i in range(len(docs)):
@@ -55,7 +56,7 @@ def _add_list(total: Array, docs: Array, weights: Array, damping: Array, factor:
             total[docs[i]] += factor * weights[i]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def score_docs(
     chosen: Array, docs: Array, weights: Array, damping: Array, lists: Array, factors: Array, scores: Array
 ) -> None:
@@ -79,7 +80,7 @@ def score_docs(
         scores[c] = total
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _skippable(bounds: Array, threshold: float, skip: Array) -> float:
     """Mark the lists that cannot lift a document to the threshold even together; return what they add at most."""
     rest = 0.0
@@ -91,7 +92,7 @@ def _skippable(bounds: Array, threshold: float, skip: Array) -> float:
     return rest
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def search(
     docs: Array,
     weights: Array,
@@ -155,7 +156,7 @@ def search(
     return count
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _count(total: Array, low: float) -> int:
     count = 0
     for doc in range(len(total)):
@@ -163,7 +164,7 @@ def _count(total: Array, low: float) -> int:
     return count
 
 
-@njit(nogil=True, cache=True, fastmath=True)
+@compiled(fastmath=True)
 def dots(codes: Array, steps: Array, places: Array, vector: Array, result: Array) -> None:
     """Write the dot product of a vector and each place's numbers times their step to `result`, `(n,)` float32."""
     for i in range(len(places)):

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from numba import njit
 from numpy.typing import NDArray
 
+from bgem3.index.compiling import compiled
 from bgem3.types import FloatArray
 
 Array = NDArray[Any]
@@ -55,7 +55,7 @@ def multiply_floats(left: FloatArray, right: FloatArray) -> FloatArray:
     return product
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def unpack(records: Array, start: int, table: Array, out: Array) -> None:
     """Turn each byte of the records, from `start` on, into the codes it holds.
 
@@ -70,7 +70,7 @@ def unpack(records: Array, start: int, table: Array, out: Array) -> None:
             out[i, j] = table[records[i, start + j]]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def best_matches(products: Array, centres: Array, factors: Array, first: int, owners: Array, best: Array) -> None:
     """Raise `best[owner, m]` to the largest `(products[i, m] - centres[m]) * factors[i]` of an owner's vectors.
 
