@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -48,3 +49,21 @@ print(encoder.backend, encoder.encode(["a text"]).dense.shape)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("onnx (1,")
+
+
+@pytest.mark.parametrize("backend", ["onnx", "openvino", "torch"])
+def test_nothing_tells_its_maker_that_it_was_used(backend, checkpoint, tmp_path):
+    # onnxruntime and OpenVINO would keep a number for this machine in its home, and send it
+    code = f"""
+import sys
+def refuse(event, arguments):
+    if event in ("os.fork", "socket.getaddrinfo", "socket.connect"):
+        raise SystemExit(f"{{event}} {{arguments}}")
+sys.addaudithook(refuse)
+from bgem3 import M3Encoder
+M3Encoder.from_pretrained({str(checkpoint)!r}, backend={backend!r}, show_progress=False).encode(["a text"])
+"""
+    told = ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "CI")
+    environment = {name: value for name, value in os.environ.items() if name not in told} | {"HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert [*tmp_path.rglob("*")] == []

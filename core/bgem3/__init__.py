@@ -5,6 +5,7 @@ Names load on first use, so that importing the package costs next to nothing.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from bgem3.stores.milvus import MilvusStore as MilvusStore
     from bgem3.stores.qdrant import QdrantStore as QdrantStore
     from bgem3.types import Weights as Weights
+
+# onnxruntime reads it once, when it loads; without it each use is told to its maker
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "ChromaStore",

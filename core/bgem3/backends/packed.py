@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime
@@ -99,15 +100,27 @@ def onnx_run(
     return run
 
 
+def _openvino() -> Any:
+    """Import OpenVINO without its telemetry, which starts a process that tells its maker of each import."""
+    telemetry, modules = "openvino_telemetry", cast(dict[str, Any], sys.modules)
+    left_out = telemetry not in modules
+    if left_out:
+        modules[telemetry] = None  # as if it were not installed
+    try:
+        import openvino
+    finally:
+        if left_out:
+            del modules[telemetry]
+    return openvino
+
+
 def openvino_run(folder: Path, num_threads: int | None, *, bfloat16: bool = False) -> Run:
     """Load a form's folder into OpenVINO on the CPU.
 
     Raises:
         CheckpointFileError: OpenVINO cannot read it.
     """
-    import openvino
-
-    core = openvino.Core()
+    core = _openvino().Core()
     # Without the hint OpenVINO computes in bfloat16 wherever the processor can.
     options: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
