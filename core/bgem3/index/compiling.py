@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from numba import njit
 
@@ -19,9 +19,9 @@ def compiled(*, fastmath: bool = False) -> Callable[[Loop], Loop]:
 
     def decorate(function: Loop) -> Loop:
         try:
-            made: Loop = njit(nogil=True, cache=True, fastmath=fastmath)(function)
+            made: Any = njit(nogil=True, cache=True, fastmath=fastmath)(function)
         except RuntimeError:
             made = njit(nogil=True, fastmath=fastmath)(function)
-        return made
+        return cast(Loop, made)
 
     return decorate
