@@ -70,14 +70,14 @@ class EmbeddingCache:
     def __init__(self, folder: str | Path, max_bytes: int | None = DEFAULT_BYTES) -> None:
         if max_bytes is not None and max_bytes < 1:
             raise InvalidInputError(f"cache_bytes: got {max_bytes}, expected at least 1, or None for no bound")
-        self.path = Path(folder).expanduser() / _FILE
         self._max_bytes = max_bytes
         self._room = 0  # bytes that may be written before the sum is taken again
         self._lock = Lock()
         try:
+            self.path = Path(folder).expanduser() / _FILE
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreWriteError(f"{self.path.parent}: {error}. Fix: cache=a folder that can be written to") from error
+        except (OSError, RuntimeError) as error:  # the other: ~ of a user who has no home
+            raise StoreWriteError(f"{folder}: {error}. Fix: cache=a folder that can be written to") from error
         self._opened: Database | None = None
         with self._lock:
             _ = self._database

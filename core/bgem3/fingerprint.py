@@ -12,12 +12,18 @@ from pathlib import Path
 
 
 def cache_root() -> Path:
-    """Return the project's cache folder: `BGEM3_CACHE`, or `bgem3` in the platform's cache folder."""
-    if chosen := os.environ.get("BGEM3_CACHE"):
-        return Path(chosen).expanduser()
+    """Return the project's cache folder: `BGEM3_CACHE`, or `bgem3` in the platform's cache folder.
+
+    A user without a home, as a container may have, gets one that can never be made.
+    """
     variable = "LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME"
     base = os.environ.get(variable)
-    return (Path(base) if base else Path.home() / ".cache") / "bgem3"
+    try:
+        if chosen := os.environ.get("BGEM3_CACHE"):
+            return Path(chosen).expanduser()
+        return (Path(base) if base else Path.home() / ".cache") / "bgem3"
+    except RuntimeError:
+        return Path(os.devnull, "bgem3")
 
 
 def read_json(path: Path) -> dict[str, str]:

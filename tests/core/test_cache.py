@@ -187,6 +187,8 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreWriteError, match="Fix: cache="):
         EmbeddingCache(tmp_path / "file")
+    with pytest.raises(StoreWriteError, match=r"~nobody-here/cache: .* Fix: cache="):
+        EmbeddingCache("~nobody-here/cache")
     with pytest.raises(InvalidInputError, match="cache_bytes: got 0"):
         EmbeddingCache(tmp_path, 0)
 

@@ -326,3 +326,17 @@ def test_the_cache_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_root() == tmp_path / ".cache" / "bgem3"
+
+
+@pytest.mark.parametrize("chosen", [None, "~/cache"])
+def test_a_user_without_a_home_loads_a_checkpoint_and_keeps_nothing(monkeypatch, checkpoint, chosen):
+    def nobody(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    for name in ("BGEM3_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    if chosen:
+        monkeypatch.setenv("BGEM3_CACHE", chosen)
+    assert load_checkpoint(checkpoint).form == "torch"
+    assert not write_json(cache_root() / "hashes.json", {"a": "b"})
