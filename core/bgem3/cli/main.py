@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from bgem3.cli.output import use_utf8
 from bgem3.errors import BGEM3Error, InvalidInputError
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         sys.stdout.write(f"bgem3 {version('bgem3')}\n")
         return
+    use_utf8()
     try:
         make_app()()
     except BGEM3Error as error:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -12,6 +14,19 @@ from rich.console import Console
 from rich.table import Table
 
 HEAD_NAMES = {"dense": "dense", "sparse": "sparse", "multi_vector": "multi-vector"}
+
+
+def use_utf8() -> None:
+    """Let pipes and files be UTF-8, whatever the locale or Windows' code page is; terminals stay as they are.
+
+    What is no UTF-8 is read as surrogates, which encoding refuses; what a terminal cannot show becomes `?`.
+    """
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, TextIOWrapper):
+            if stream.isatty() or "PYTHONIOENCODING" in os.environ:
+                stream.reconfigure(errors="replace" if stream is sys.stdout else "surrogateescape")
+            else:  # sig: a mark at the beginning, as PowerShell puts it, is no text
+                stream.reconfigure(encoding="utf-8-sig" if stream is sys.stdin else "utf-8", errors="surrogateescape")
 
 
 def console() -> Console:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from importlib import import_module
 from importlib.metadata import version
+
+import pytest
 
 from bgem3.cli.main import COMMANDS, function_name
 
@@ -27,3 +31,25 @@ def test_an_unknown_command_exits_with_2():
     done = run("nonsense")
     assert done.returncode == 2
     assert "nonsense" in done.stderr
+
+
+# Windows' code pages and old locales stand in the way of pipes alike
+_ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.parametrize("locale", [_ASCII, {}], ids=["ascii", "own"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["", "mark"])
+def test_a_pipe_is_utf_8_in_every_locale(locale, mark, checkpoint):
+    command = [sys.executable, "-m", "bgem3", "encode", "--json", "--head", "sparse", "--model", str(checkpoint)]
+    done = subprocess.run(
+        command, input=mark + "茶 grün\n".encode(), capture_output=True, env=os.environ | locale, check=True
+    )
+    assert json.loads(done.stdout.decode("utf-8"))["text"] == "茶 grün"
+
+
+@pytest.mark.parametrize("locale", [_ASCII, {}], ids=["ascii", "own"])
+def test_what_is_no_utf_8_is_named(locale, checkpoint):
+    command = [sys.executable, "-m", "bgem3", "encode", "--model", str(checkpoint)]
+    done = subprocess.run(command, input=b"gr\xfcn\n", capture_output=True, env=os.environ | locale)
+    assert done.returncode == 2
+    assert b"InvalidTextError: texts[0]: not valid Unicode" in done.stderr
