@@ -206,6 +206,10 @@ class Sidecar:
         """Return the highest number of a live row, 0 where there is none: about how many were written."""
         return int(self.database.value("SELECT ifnull(max(row), 0) FROM live"))
 
+    def highest(self) -> int:
+        """Return the highest number that a row ever had, 0 where there was none."""
+        return int(self.database.value("SELECT ifnull(max(seq), 0) FROM sqlite_sequence WHERE name = 'rows'"))
+
     def ids(self) -> list[str]:
         """Return the id of each live row, sorted."""
         return [id_ for (id_,) in self.database.select("SELECT id FROM live ORDER BY id")]

@@ -56,6 +56,7 @@ class Snapshot:
         self._about = {"format": FORMAT, "owner": owner, "weighting": weighting}
         self._names: dict[int, str] = {}
         self._segments: list[Segment] = []
+        self._usable = True
 
     def load(self) -> list[Segment]:
         """Map the segments into memory, or return none where there is no snapshot.
@@ -71,15 +72,27 @@ class Snapshot:
         self._remember(segments, names)
         return segments
 
-    def restore(self) -> list[Segment]:
-        """Return what `load` does, or none where what is there cannot be used: all rows are in the sidecar."""
+    def restore(self, highest: int) -> list[Segment]:
+        """Return what `load` does, or none where what is there cannot be used: all rows are in the sidecar.
+
+        Args:
+            highest: The highest number that a row ever had. A snapshot with higher ones was left when an older sidecar was
+                put back in its place; its numbers will be those of other rows.
+        """
         try:
-            return self.load()
+            segments = self.load()
+            self._usable = all(int(segment.rows.max(initial=0)) <= highest for segment in segments)
         except (StoreCorruptError, IndexMismatchError):
-            return []
+            self._usable = False
+        if not self._usable:
+            self._remember([], [])
+        return self._segments
 
     def keep_up(self, segments: Sequence[Segment], least: int) -> None:
-        """Save where at least so many rows are not saved yet; a disk that refuses loses nothing."""
+        """Save where at least so many rows are not saved yet, delete what cannot be used; a disk that refuses loses nothing."""
+        if not self._usable:
+            with suppress(OSError):
+                self.delete()
         if sum(len(segment) for segment in segments if id(segment) not in self._names) >= least:
             with suppress(StoreWriteError):
                 self.save(segments)
@@ -101,6 +114,7 @@ class Snapshot:
                 f"{self.folder}: {error}. Nothing was changed. Fix: make the folder writable, or free disk space"
             ) from error
         self._remember(segments, names)
+        self._usable = True
         for path in self.folder.iterdir():
             if path.name not in {*names, self._manifest.name}:
                 # Another process may still have it open, which Windows does not let go.
@@ -122,6 +136,7 @@ class Snapshot:
     def delete(self) -> None:
         """Delete the snapshot; the next one is written from all rows."""
         self._remember([], [])
+        self._usable = True
         for path in (self._manifest, *self.folder.glob("*")):
             path.unlink(missing_ok=True)
         with suppress(FileNotFoundError):

@@ -315,7 +315,7 @@ class ChromaStore:
         """Map the lexical index from its snapshot."""
         weighting = self._settings.lexical
         self._snapshot = Snapshot(self._files.lexical, owner=self._sidecar.uuid, weighting=weighting)
-        lexical = LexicalIndex(weighting, self._snapshot.restore())
+        lexical = LexicalIndex(weighting, self._snapshot.restore(self._sidecar.highest()))
         self._searcher = ChromaSearcher(self._sidecar, self._collection, lexical, self._codec, graph_row=graph_row)
         self._follow()
 

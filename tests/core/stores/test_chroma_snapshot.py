@@ -1,5 +1,7 @@
 """The lexical index of a collection on disk: mapped from its snapshot, put right from the sidecar."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -79,6 +81,22 @@ def test_damaged_postings_are_found_by_verify_and_made_again_by_backfill(folder)
     assert verify(store) == Report(30)
     store.close()
     assert all(found(folder, text) == expected(TEXTS[:30], text) for text in TEXTS[:30])
+
+
+def test_a_snapshot_of_a_later_state_than_the_sidecar_is_not_taken(folder, monkeypatch):
+    """A backup that was copied over the folder leaves the files that it does not have."""
+    backup = folder.with_name("backup")
+    shutil.copytree(folder, backup)
+    shutil.rmtree(backup / "bgem3-bgem3.lexical")
+    with_chunks(folder, TEXTS[30:])
+    monkeypatch.setattr(chroma, "_SAVED_AT_END", 10**9)
+    shutil.copytree(backup, folder, dirs_exist_ok=True)
+    assert found(folder, "text 3") == expected(TEXTS[:30], "text 3")
+    assert segments(folder)
+    others = [f"other {i}" for i in range(10)]  # with the numbers that the others had
+    with_chunks(folder, others)
+    assert not segments(folder)
+    assert found(folder, "other 3") == expected([*TEXTS[:30], *others], "other 3")
 
 
 def test_a_reader_writes_nothing(folder):
