@@ -15,7 +15,7 @@ from bgem3.errors import InvalidInputError
 from bgem3.evaluation.cached_encoder import CachedEncoder
 from bgem3.evaluation.candidates import Candidates, find_candidates
 from bgem3.evaluation.dataset import Dataset
-from bgem3.evaluation.measures import load_ir_measures, measure_rankings
+from bgem3.evaluation.measures import measure_rankings, require_measures
 from bgem3.evaluation.statistics import Values
 from bgem3.evaluation.systems import System, make_systems
 from bgem3.stores.local import run_plan
@@ -79,7 +79,7 @@ def evaluate(
     chosen = make_systems() if systems is None else systems
     if not chosen or len({system.name for system in chosen}) != len(chosen):
         raise InvalidInputError(f"systems: expected one or more with different names, got {[s.name for s in chosen]}")
-    load_ir_measures()
+    require_measures()
     candidates = candidates_for(dataset, CachedEncoder(encoder, cache), chosen, show_progress=show_progress)
     return Evaluation(
         dataset=dataset.name,

@@ -11,8 +11,21 @@ from bgem3.errors import MissingExtraError
 from bgem3.evaluation.dataset import Qrels
 from bgem3.evaluation.statistics import Values
 
-# What tables call a measure -> what ir-measures does.
-MEASURES = {"nDCG@10": "nDCG@10", "MRR@10": "RR@10", "Recall@10": "R@10", "Recall@100": "R@100"}
+# What tables call a measure -> its name in ir-measures, and how many passages count.
+MEASURES = {"nDCG@10": ("nDCG", 10), "MRR@10": ("RR", 10), "Recall@10": ("R", 10), "Recall@100": ("R", 100)}
+
+
+def require_measures() -> ModuleType:
+    """Return ir-measures; asked before anything is encoded.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        import ir_measures
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("ir-measures", "eval", "measuring retrieval") from error
+    return ir_measures
 
 
 def measure_rankings(qrels: Qrels, ranked: Mapping[str, Sequence[str]], measures: Sequence[str]) -> dict[str, Values]:
@@ -26,8 +39,9 @@ def measure_rankings(qrels: Qrels, ranked: Mapping[str, Sequence[str]], measures
     Raises:
         MissingExtraError: ir-measures is not installed.
     """
-    ir_measures = load_ir_measures()
-    wanted = {ir_measures.parse_measure(MEASURES[name]): name for name in measures}
+    ir_measures = require_measures()
+    # not by parse_measure, which asks for what Python 3.14 no longer has
+    wanted = {getattr(ir_measures, MEASURES[name][0]) @ MEASURES[name][1]: name for name in measures}
     judged: dict[str, dict[str, int]] = {}
     run: dict[str, dict[str, float]] = {}
     for place, (query_id, ids) in enumerate(ranked.items()):
@@ -40,16 +54,3 @@ def measure_rankings(qrels: Qrels, ranked: Mapping[str, Sequence[str]], measures
     for found in ir_measures.iter_calc([*wanted], judged, run):
         result[wanted[found.measure]][int(found.query_id)] = found.value
     return result
-
-
-def load_ir_measures() -> ModuleType:
-    """Return the package, also to see before long work that it is there.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        import ir_measures
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("ir-measures", "eval", "measuring retrieval") from error
-    return ir_measures

@@ -17,7 +17,7 @@ from bgem3.evaluation.cached_encoder import CachedEncoder
 from bgem3.evaluation.candidates import Candidates
 from bgem3.evaluation.dataset import Dataset
 from bgem3.evaluation.evaluate import candidates_for, search
-from bgem3.evaluation.measures import load_ir_measures, measure_rankings
+from bgem3.evaluation.measures import measure_rankings, require_measures
 from bgem3.evaluation.statistics import Values, mean_interval, paired_p
 from bgem3.evaluation.systems import System
 from bgem3.tuned import Tuned
@@ -98,7 +98,7 @@ def tune(
         raise InvalidInputError(
             f"queries: got {len(dataset.queries)}, expected {2 * FOLDS} or more; 50 to 200 are usual"
         )
-    load_ir_measures()
+    require_measures()
     systems = grid(strategies, lexical, codec)
     candidates = candidates_for(dataset, CachedEncoder(encoder, cache), systems, show_progress=show_progress)
     found = choose(systems, measure_grid(dataset, candidates, systems), seed=seed)

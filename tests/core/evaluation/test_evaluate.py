@@ -7,10 +7,11 @@ import pytest
 
 from bgem3 import HybridIndex, MemoryStore, Weights
 from bgem3.errors import InvalidInputError, MissingExtraError
-from bgem3.evaluation import Dataset, System, evaluate, make_systems, tune
+from bgem3.evaluation import Dataset, System, evaluate, make_systems
 from bgem3.evaluation.cached_encoder import CachedEncoder
 from bgem3.evaluation.evaluate import candidates_for, search
-from bgem3.evaluation.measures import measure_rankings
+from bgem3.evaluation.measures import MEASURES, measure_rankings
+from bgem3.evaluation.tuning import tune
 from tests.support.fake_encoder import FakeEncoder
 
 SYSTEMS = [
@@ -33,6 +34,21 @@ def test_every_system_finds_what_an_index_finds(labelled, tmp_path, k):
         expected = index.search_many(list(dataset.queries.values()), **{**system.options, "k": k})
         found = search(dataset, candidates, system, k)
         assert list(found.values()) == [[hit.id for hit in hits] for hits in expected], system.name
+
+
+@pytest.mark.parametrize("measure", [evaluate, tune])
+def test_a_missing_extra_is_told_of_before_anything_is_encoded(measure, labelled, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ir_measures", None)
+    encoder = FakeEncoder()
+    with pytest.raises(MissingExtraError, match=r"bgem3\[eval\]"):
+        measure(Dataset.read(labelled), encoder, cache=tmp_path)
+    assert encoder.calls == []
+
+
+def test_measures_are_not_parsed_which_fails_on_python_3_14(monkeypatch):
+    monkeypatch.delattr("ir_measures.parse_measure")
+    found = measure_rankings({"a": {"r": 1}}, {"a": ["r"]}, tuple(MEASURES))
+    assert {name: values.tolist() for name, values in found.items()} == {name: [1.0] for name in MEASURES}
 
 
 def test_the_measures_by_hand():
