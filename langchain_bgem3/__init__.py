@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from bgem3.errors import MissingExtraError
+
 if TYPE_CHECKING:
     from langchain_bgem3.embeddings import BGEM3Embeddings as BGEM3Embeddings
     from langchain_bgem3.indexing import BGEM3DocumentIndex as BGEM3DocumentIndex
@@ -41,7 +43,12 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name not in ("langchain_core", "pydantic"):
+            raise
+        raise MissingExtraError("langchain-core", "langchain", name) from error
 
 
 def __dir__() -> list[str]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from bgem3.errors import MissingExtraError
+
 if TYPE_CHECKING:
     from llamaindex_bgem3.embeddings import BGEM3Embedding as BGEM3Embedding
     from llamaindex_bgem3.index import BGEM3Index as BGEM3Index
@@ -38,7 +40,12 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name not in ("llama_index", "llama_index.core"):
+            raise
+        raise MissingExtraError("llama-index-core", "llamaindex", name) from error
 
 
 def __dir__() -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
@@ -30,6 +31,40 @@ def test_importing_loads_nothing_heavy(package):
     code = f"import {package}, sys; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+_ABSENT = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name in {absent!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "absent", "extra"),
+    [
+        ("langchain_bgem3", ("langchain_core", "langchain_qdrant"), "langchain"),
+        ("llamaindex_bgem3", ("llama_index.core",), "llamaindex"),
+        ("llamaindex_bgem3", ("llama_index",), "llamaindex"),
+    ],
+)
+def test_an_adapter_without_its_framework_names_the_extra(package, absent, extra):
+    code = f"""{_ABSENT.format(absent=absent)}
+import {package}
+from bgem3.errors import MissingExtraError
+for name in {package}.__all__:
+    try:
+        getattr({package}, name)
+    except MissingExtraError as error:
+        print(error.extra)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    told = done.stdout.split()
+    assert len(told) == len(import_module(package).__all__)
+    assert set(told) - {"langchain-qdrant"} == {extra}
 
 
 def test_encoding_without_torch_transformers_and_flagembedding(checkpoint):
