@@ -39,8 +39,28 @@ from fastapi.testclient import TestClient
 with TestClient(create_app(ServerSettings(model=model), encoder=encoder)) as client:
     assert len(client.post('/v1/embeddings', json={'input': texts}).json()['data']) == 2
 """
-LANGCHAIN = "from langchain_bgem3 import BGEM3Embeddings; embeddings = BGEM3Embeddings(model=model)"
-LLAMAINDEX = "from llamaindex_bgem3 import BGEM3Embedding; BGEM3Embedding(model_name=model).get_text_embedding('a')"
+# Every class that needs nothing but the framework: a version that is too old lacks a module.
+LANGCHAIN = """
+import langchain_bgem3
+for name in {*langchain_bgem3.__all__} - {"BGEM3SparseEmbeddings"}:
+    getattr(langchain_bgem3, name)
+embeddings = langchain_bgem3.BGEM3Embeddings(model=model)
+"""
+LLAMAINDEX = """
+import llamaindex_bgem3
+for name in llamaindex_bgem3.__all__:
+    getattr(llamaindex_bgem3, name)
+from llamaindex_bgem3 import BGEM3Embedding
+BGEM3Embedding(model_name=model).get_text_embedding('a')
+"""
+EVAL = """
+import matplotlib, numpy
+from bgem3.evaluation import report
+from bgem3.evaluation.measures import MEASURES, measure_rankings
+from bgem3.evaluation.statistics import mean_interval, paired_p
+values = measure_rankings({"a": {"r": 1}, "b": {"r": 1}}, {"a": ["r"], "b": ["x"]}, tuple(MEASURES))["nDCG@10"]
+assert mean_interval(values)[0] < paired_p(values, 1 - values) <= 1
+"""
 FRAMEWORK_STORES = """
 from bgem3 import ChromaStore
 from langchain_bgem3 import BGEM3VectorStore
@@ -78,7 +98,7 @@ BGEM3SparseEmbedding(model_name=model).as_milvus().encode_documents(texts)
     "chat": "from bgem3.chat import ChatModel; import openai; ChatModel.parse('ollama:a', None)",
     "server": CHROMA + SERVER,
     "demo": f"{CHROMA}{SERVER}{LANGCHAIN}\n{LLAMAINDEX}\n{FRAMEWORK_STORES}",
-    "eval": "import bgem3.evaluation.evaluate, bgem3.evaluation.report, ir_measures, matplotlib",
+    "eval": EVAL,
     "mteb": "from bgem3.evaluation.mteb import MTEBModel",
     "convert": "M3Encoder.from_pretrained(model, backend='onnx', precision='int8').encode(texts)",
     "openvino": "M3Encoder.from_pretrained(model, backend='openvino').encode(texts)",
