@@ -16,7 +16,7 @@ nodes = [
     TextNode(id_="quake", text="地震の前に携帯電話へ警報が届きます。"),
 ]
 # store=ChromaStore("./db") keeps the index on disk.
-retriever = BGEM3Retriever.from_nodes(nodes, BGEM3Embedding(str(model)), similarity_top_k=2)
+retriever = BGEM3Retriever.from_nodes(nodes, BGEM3Embedding(model=str(model)), similarity_top_k=2)
 
 for found in retriever.retrieve("Which plants store water?"):
     print(f"{found.score:.2f}  {found.node_id}  {found.text}")

@@ -45,7 +45,14 @@ class EncoderSettings(EncoderFields, BaseModel):
 
     _shared: Any = PrivateAttr(default=None)
 
-    if not TYPE_CHECKING:  # type checkers take the signature from the fields
+    if TYPE_CHECKING:  # type checkers take the signature from the fields, and this is the other word for one
+        model: str = DEFAULT_MODEL
+    else:
+
+        @property
+        def model(self) -> str:
+            """The name, by the word that the constructor takes too."""
+            return self.model_name
 
         def __init__(self, model_name: str | None = None, /, **fields: Any) -> None:
             if "model" in fields:  # what LlamaIndex's rerankers call it

@@ -10,6 +10,8 @@ from importlib import import_module
 import pytest
 
 import bgem3
+import langchain_bgem3
+import llamaindex_bgem3
 
 HEAVY = ("torch", "transformers", "chromadb", "qdrant_client", "pymilvus", "FlagEmbedding")
 
@@ -102,3 +104,31 @@ M3Encoder.from_pretrained({str(checkpoint)!r}, backend={backend!r}, show_progres
     environment = {name: value for name, value in os.environ.items() if name not in told} | {"HOME": str(tmp_path)}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
     assert [*tmp_path.rglob("*")] == []
+
+
+@pytest.mark.integration
+def test_a_type_checker_knows_both_words_for_the_model(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text("""
+from langchain_bgem3 import BGEM3Embeddings, BGEM3Reranker
+from llamaindex_bgem3 import BGEM3Embedding, BGEM3Rerank
+
+names: list[str] = [
+    BGEM3Embeddings(model="a").model, BGEM3Embeddings(model_name="a").model_name, BGEM3Reranker(model="a", top_n=1).model,
+    BGEM3Embedding(model="a").model, BGEM3Embedding(model_name="a").model_name, BGEM3Rerank(model="a", top_n=1).model,
+]
+BGEM3Embeddings(modell="a")
+""")
+    done = subprocess.run([sys.executable, "-m", "mypy", "--strict", program], capture_output=True, text=True)
+    errors = [line for line in done.stdout.splitlines() if " error: " in line]
+    assert len(errors) == 1
+    assert 'program.py:9: error: Unexpected keyword argument "modell"' in errors[0]
+
+
+def test_a_model_is_called_by_either_word(checkpoint):
+    for made in (
+        langchain_bgem3.BGEM3Embeddings(model=str(checkpoint)),
+        llamaindex_bgem3.BGEM3Embedding(model=str(checkpoint)),
+    ):
+        assert made.model == made.model_name == str(checkpoint)
+        assert "model" not in made.model_dump()
