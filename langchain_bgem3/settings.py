@@ -49,11 +49,6 @@ class EncoderSettings(EncoderFields, BaseModel):
         model: str = DEFAULT_MODEL
     else:
 
-        @property
-        def model(self) -> str:
-            """The name, by the word that the constructor takes too."""
-            return self.model_name
-
         def __init__(self, **fields: Any) -> None:
             # Not in a validator: pydantic would wrap our errors.
             super().__init__(**self._prepared(fields))

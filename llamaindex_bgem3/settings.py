@@ -49,11 +49,6 @@ class EncoderSettings(EncoderFields, BaseModel):
         model: str = DEFAULT_MODEL
     else:
 
-        @property
-        def model(self) -> str:
-            """The name, by the word that the constructor takes too."""
-            return self.model_name
-
         def __init__(self, model_name: str | None = None, /, **fields: Any) -> None:
             if "model" in fields:  # what LlamaIndex's rerankers call it
                 fields.setdefault("model_name", fields.pop("model"))

@@ -47,6 +47,12 @@ class EncoderFields:
         base_url: str | None
         model_fields_set: set[str]
         _shared: SharedEncoder | None
+    else:
+
+        @property
+        def model(self) -> str:
+            """The name, by the word that the constructor takes too."""
+            return self.model_name
 
     @classmethod
     def from_encoder(cls, encoder: M3Encoder, **fields: Any) -> Self:

@@ -21,7 +21,7 @@ from bgem3.errors import (
     StoreError,
     StoreWriteError,
 )
-from bgem3.stores.chroma_embedded import OWNER, connect, disconnect
+from bgem3.stores.chroma_embedded import OWNER, POINTER, connect, disconnect
 from bgem3.stores.chroma_graph import Graph
 from bgem3.types import Chunk, FloatArray
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from chromadb.api import ClientAPI
 
 _log = logging.getLogger(__name__)
-# Chroma metadata of ours: the sidecar row of a chunk.
-_POINTER = "_bgem3_row"
 # Recall at 100 against exhaustive search: 0.997, 0.933 with the defaults. See docs/decisions/chroma-hnsw.md.
 _HNSW = {"space": "ip", "ef_construction": 200, "max_neighbors": 32, "ef_search": 256}
 # Below Chroma's own limit of 5,461, so that a batch of wide vectors stays small.
@@ -176,7 +174,7 @@ class ChromaCollection:
             texts, metadatas = got["documents"] or [], got["metadatas"] or []
             for id_, text, metadata in zip(got["ids"], texts, metadatas, strict=True):
                 values: dict[str, Any] = dict(metadata or {})
-                pointer = values.pop(_POINTER, None)
+                pointer = values.pop(POINTER, None)
                 found[id_] = (Chunk(id_, text or "", values), pointer)
         return found
 
@@ -294,7 +292,7 @@ class ChromaCollection:
             if unsaved > _LEFT_UNSAVED:
                 # Chroma counts records, those too that change nothing, and saves when there are enough.
                 nobody = [f"{_NOBODY}{i}" for i in range(self._saved_every - unsaved)]
-                nothing = cast(Any, [{_POINTER: 0}] * len(nobody))
+                nothing = cast(Any, [{POINTER: 0}] * len(nobody))
                 with self.errors(StoreWriteError):
                     self._change(
                         len(nobody), lambda part: self._collection.update(ids=nobody[part], metadatas=nothing[part])
@@ -378,6 +376,6 @@ def _metadatas(
     chunks: Sequence[Chunk], rows: Sequence[int], stale_keys: Mapping[str, Sequence[str]]
 ) -> list[dict[str, object]]:
     return [
-        {**dict.fromkeys(stale_keys.get(chunk.id, ())), **chunk.metadata, _POINTER: row}
+        {**dict.fromkeys(stale_keys.get(chunk.id, ())), **chunk.metadata, POINTER: row}
         for chunk, row in zip(chunks, rows, strict=True)
     ]

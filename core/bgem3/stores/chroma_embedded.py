@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakSet
 
 from bgem3.errors import BGEM3Error, IndexMismatchError, MissingExtraError, StoreError, StoreNotFoundError
+from bgem3.index.files import CollectionFiles
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
 
-# Chroma metadata of ours: the sidecar of a collection.
-OWNER = "_bgem3_sidecar"
+# Chroma metadata of ours: the sidecar of a collection, the row in it of a chunk.
+OWNER, POINTER = "_bgem3_sidecar", "_bgem3_row"
 _LOCK = Lock()
 # Systems that were made here.
 _OURS: WeakSet[Any] = WeakSet()
@@ -129,7 +130,7 @@ def delete_collection(name: str, path: Path) -> None:
             if collection.name == name and OWNER not in (collection.metadata or {}):
                 raise IndexMismatchError(
                     f"collection {name!r}: another program made the one in Chroma. Fix: delete it there, or the file "
-                    f"bgem3-{name}.sqlite3 alone"
+                    f"{CollectionFiles(path, name).sidecar.name} alone"
                 )
             if collection.name == name:
                 client.delete_collection(name)

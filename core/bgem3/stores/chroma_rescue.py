@@ -19,7 +19,7 @@ from bgem3.index.database import is_passing, translated
 from bgem3.index.files import CollectionFiles
 from bgem3.index.sidecar import FORMAT, Sidecar, checksum_of
 from bgem3.stores.chroma_database import Rows, run
-from bgem3.stores.chroma_embedded import OWNER
+from bgem3.stores.chroma_embedded import OWNER, POINTER
 from bgem3.stores.writer_lock import WriterLock
 from bgem3.types import IndexSettings
 
@@ -34,7 +34,7 @@ _OWNERS = (
 _POINTERS = (
     "SELECT embeddings.embedding_id, int_value FROM embedding_metadata "
     "JOIN embeddings ON embeddings.id = embedding_metadata.id JOIN segments ON segments.id = segment_id "
-    "JOIN collections ON collections.id = segments.collection WHERE name = ? AND key = '_bgem3_row'"
+    f"JOIN collections ON collections.id = segments.collection WHERE name = ? AND key = '{POINTER}'"
 )
 _SLICE = 100
 # What SQLite keeps of a database.
