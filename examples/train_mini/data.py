@@ -8,7 +8,7 @@ import json
 import lzma
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +44,6 @@ class Corpus:
     retrieval: list[RetrievalSet]
     words: dict[str, list[str]]
     definitions: list[tuple[str, str]]
-    held_out: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -139,12 +138,10 @@ def traditional_set(dataset: RetrievalSet) -> RetrievalSet:
     )
 
 
-def read_training(
-    folder: Path, seed: int
-) -> tuple[dict[str, list[tuple[str, str]]], dict[str, list[tuple[str, str]]], list[RetrievalSet]]:
-    """Return translations by language, those held out of them, and questions; traditional characters beside Chinese."""
+def read_training(folder: Path, seed: int) -> tuple[dict[str, list[tuple[str, str]]], list[RetrievalSet]]:
+    """Return translations by language without those held out, and questions; traditional characters beside Chinese."""
     parallel = read_parallel(folder / "parallel")
-    held_out = hold_out(parallel, seed)
+    hold_out(parallel, seed)
     chinese = parallel["zh"]
     converted = traditional(other for _, other in chinese)
     parallel["zh-Hant"] = [(english, text) for (english, _), text in zip(chinese, converted, strict=True)]
@@ -153,7 +150,7 @@ def read_training(
         banned |= set(read_retrieval_set(path.parent).passages)
     sets = [without(read_retrieval_set(folder / "train" / name), banned) for name in TRAIN_SETS]
     sets += [traditional_set(dataset) for dataset in sets if dataset.lang == "zh"]
-    return parallel, held_out, sets
+    return parallel, sets
 
 
 def load(folder: Path, lexicon: Path, seed: int) -> Corpus:
@@ -162,7 +159,7 @@ def load(folder: Path, lexicon: Path, seed: int) -> Corpus:
     Nothing under ``dev/`` is trained on; it is read only to drop training passages that
     occur there too.
     """
-    parallel, held_out, sets = read_training(folder, seed)
+    parallel, sets = read_training(folder, seed)
     words = read_lexicon(lexicon, [*parallel])
     for lang, rows in words.items():
         parallel[lang] = parallel[lang] + rows
@@ -182,7 +179,6 @@ def load(folder: Path, lexicon: Path, seed: int) -> Corpus:
             **{lang: [other for _, other in rows] for lang, rows in words.items()},
         },
         definitions=[*definitions(lexicon)],
-        held_out=held_out,
     )
 
 
@@ -192,13 +188,6 @@ class Texts:
     def __init__(self, flat: np.ndarray, offsets: np.ndarray) -> None:
         self.flat = flat
         self.offsets = offsets
-
-    @classmethod
-    def from_lists(cls, rows: list[list[int]]) -> "Texts":
-        """Pack lists of ids."""
-        lengths = np.array([len(row) for row in rows], dtype=np.int64)
-        flat = np.fromiter((i for row in rows for i in row), np.uint32, int(lengths.sum()))
-        return cls(flat, np.concatenate([[0], np.cumsum(lengths)]))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

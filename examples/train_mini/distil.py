@@ -47,7 +47,7 @@ _GROUPS, _TOGETHER, _NEIGHBOURS = 48, 32, 16
 _TABLE_RATE, _RATE = 4e-3, 5e-4
 # Weights of the losses: of the teacher's vectors, of their order, and of telling a batch apart by the dense head.
 _NEAR, _ORDER, _CONTRAST = 3.0, 0.5, 0.3
-_SHARPNESS, _SHOWN = 0.05, 8
+_SHARPNESS = 0.05
 _VERY_LONG, _USUAL, _LEXICAL_RATE = 150, 20_000, 6e-4
 # Sentences that the teacher is turned by; translations into what it does not know; words of two scripts this similar.
 _TURNED_BY, _UNKNOWN, _SIMILAR = 20_000, 150_000, 0.7
@@ -207,8 +207,7 @@ def train(student: Student, lessons: Lessons, told: Told, file: Path, steps: int
         torch.nn.utils.clip_grad_norm_(student.parameters(), 5.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if step % _SHOWN < len(ROUND):
-            progress.show(kind, found)
+        progress.show(kind, found)
 
 
 def told_losses(student: Student, told: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:

@@ -76,7 +76,7 @@ class _Told:
 def prepare(data: Path, tokenizer: Tokenizer, file: Path, seed: int) -> None:
     """Gather the texts of the training data, let the teacher read some, and write what it says."""
     random = np.random.default_rng(seed)
-    parallel, _, sets = read_training(data, seed)
+    parallel, sets = read_training(data, seed)
     english: dict[str, int] = {}
     pairs = [(english.setdefault(one, len(english)), two, lang) for lang, rows in parallel.items() for one, two in rows]
     told = _Told([*english])
