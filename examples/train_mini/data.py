@@ -24,7 +24,6 @@ TRAIN_SETS = ("jaquad_train", "cmrc2018", "iapp_train")
 class RetrievalSet:
     """Passages, questions and which passages answer which question, in file order."""
 
-    passage_ids: list[str]
     passages: list[str]
     queries: list[str]
     relevant: list[set[int]]
@@ -65,7 +64,6 @@ def read_retrieval_set(folder: Path) -> RetrievalSet:
     asked = [json.loads(line) for line in _lines(folder / "queries.jsonl.xz")]
     asked = [entry for entry in asked if entry["id"] in relevant]
     return RetrievalSet(
-        passage_ids=[entry["id"] for entry in corpus],
         passages=[entry["text"] for entry in corpus],
         queries=[entry["text"] for entry in asked],
         relevant=[relevant[entry["id"]] for entry in asked],
@@ -111,7 +109,6 @@ def without(dataset: RetrievalSet, banned: set[str]) -> RetrievalSet:
     remaining = [{new_row[r] for r in rel if r in new_row} for rel in dataset.relevant]
     asked = [i for i, rel in enumerate(remaining) if rel]
     return RetrievalSet(
-        passage_ids=[dataset.passage_ids[i] for i in keep],
         passages=[dataset.passages[i] for i in keep],
         queries=[dataset.queries[i] for i in asked],
         relevant=[remaining[i] for i in asked],
@@ -130,7 +127,6 @@ def traditional(texts: Iterable[str]) -> list[str]:
 def traditional_set(dataset: RetrievalSet) -> RetrievalSet:
     """The same questions and passages in traditional characters."""
     return RetrievalSet(
-        passage_ids=dataset.passage_ids,
         passages=traditional(dataset.passages),
         queries=traditional(dataset.queries),
         relevant=dataset.relevant,
