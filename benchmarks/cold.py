@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from search import BLOCKS, DIM, QUERY_TOKENS, SETTINGS, TOKENS, batches, milliseconds, unit
+from _synthetic import BLOCKS, DIM, QUERY_TOKENS, SETTINGS, TOKENS, batches, milliseconds, unit
 from tqdm import tqdm
 
 from bgem3.embeddings import MultiVectors

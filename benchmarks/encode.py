@@ -21,192 +21,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from shutil import copyfile
 from typing import Any
 
 import numpy as np
-from encode_peers import PEERS
+from _checkpoint import HIDDEN, INNER, POSITIONS, QUERY_TOKENS, SEED, VOCABULARY, make_checkpoint, make_texts, work
+from _measured import errors, save, timed
+from _systems import REFERENCE, SYSTEMS
 
-from bgem3 import M3Embeddings, M3Encoder
 from bgem3.backends.processor import flags, has_bfloat16, processor_name
-from bgem3.embeddings import MultiVectors
 
-MINI = Path(__file__).parents[1] / "examples" / "bge-m3-mini"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "sentence_bert_config.json")
-HIDDEN, INNER, HEADS, VOCABULARY, POSITIONS, SEED = 1024, 4096, 16, 250_002, 8192, 0
-QUERY_TOKENS, QUERIES = 12, 20
-Result = dict[str, Any]
-Encode = Callable[[Sequence[str]], Result]
-Normal = Callable[[int, int], np.ndarray]
-
-
-# ------------------------------------------------------------------------------------------------ checkpoint and texts
-
-
-def make_checkpoint(folder: Path, layers: int, normal: Normal | None = None) -> Path:
-    """Write a checkpoint of the real size with seeded random weights, in the layout of BAAI/bge-m3.
-
-    `normal` makes a table of random numbers where numpy is too slow.
-    """
-    import torch
-    from safetensors.numpy import save_file
-
-    if (folder / "model.safetensors").is_file():
-        return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in TOKENIZER_FILES:
-        copyfile(MINI / name, folder / name)
-    sizes = {"hidden_size": HIDDEN, "intermediate_size": INNER, "num_attention_heads": HEADS}
-    sizes |= {"num_hidden_layers": layers, "vocab_size": VOCABULARY, "max_position_embeddings": POSITIONS + 2}
-    sizes |= {"torch_dtype": "float32"}  # bge-m3-mini says float16, which sentence-transformers would compute in
-    (folder / "config.json").write_text(json.dumps(json.loads((MINI / "config.json").read_text("utf-8")) | sizes))
-    random = np.random.default_rng(SEED)
-    for name, rows in (("sparse_linear", 1), ("colbert_linear", HIDDEN)):
-        weight = torch.from_numpy(random.standard_normal((rows, HIDDEN), np.float32) * HIDDEN**-0.5)
-        torch.save({"weight": weight, "bias": torch.zeros(rows)}, folder / f"{name}.pt")
-    normal = normal or (lambda rows, columns: random.standard_normal((rows, columns), np.float32))
-    save_file(_weights(normal, layers), folder / "model.safetensors", {"format": "pt"})
-    return folder
-
-
-def _weights(normal: Normal, layers: int) -> dict[str, np.ndarray]:
-    weights: dict[str, np.ndarray] = {}
-
-    def table(name: str, rows: int, columns: int, scale: float) -> None:
-        weights[f"{name}.weight"] = normal(rows, columns) * np.float32(scale)
-
-    def linear(name: str, rows: int, columns: int) -> None:
-        table(name, rows, columns, columns**-0.5)
-        weights[f"{name}.bias"] = np.zeros(rows, np.float32)
-
-    def norm(name: str) -> None:
-        weights[f"{name}.weight"], weights[f"{name}.bias"] = np.ones(HIDDEN, np.float32), np.zeros(HIDDEN, np.float32)
-
-    table("embeddings.word_embeddings", VOCABULARY, HIDDEN, 1.0)
-    table("embeddings.position_embeddings", POSITIONS + 2, HIDDEN, 0.3)
-    table("embeddings.token_type_embeddings", 1, HIDDEN, 0.1)
-    norm("embeddings.LayerNorm")
-    for number in range(layers):
-        layer = f"encoder.layer.{number}"
-        for part in ("self.query", "self.key", "self.value", "output.dense"):
-            linear(f"{layer}.attention.{part}", HIDDEN, HIDDEN)
-        norm(f"{layer}.attention.output.LayerNorm")
-        linear(f"{layer}.intermediate.dense", INNER, HIDDEN)
-        linear(f"{layer}.output.dense", HIDDEN, INNER)
-        norm(f"{layer}.output.LayerNorm")
-    linear("pooler.dense", HIDDEN, HIDDEN)
-    return weights
-
-
-def make_texts(count: int, tokens: int | None = None, *, median: int = 80, longest: int = 512) -> list[str]:
-    """Return texts of log-normal length, 10 to `longest` tokens; all of `tokens` where it is given."""
-    from tokenizers import Tokenizer
-
-    random = np.random.default_rng(SEED)
-    tokenizer = Tokenizer.from_file(str(MINI / "tokenizer.json"))
-    words = [piece[1:] for piece in tokenizer.get_vocab() if piece.startswith("▁") and piece[1:].isalpha()]
-    words = random.permutation(sorted(words))[:3000]
-    words = [word for word in words if len(tokenizer.encode(word).ids) == 3]  # one token and the specials
-    lengths = np.clip(random.lognormal(np.log(median), 0.9, count), 10, longest).astype(int)
-    if tokens is not None:
-        lengths[:] = tokens
-    return [" ".join(random.choice(words, length - 2)) for length in lengths]
-
-
-# ------------------------------------------------------------------------------------------------ systems
-
-
-def ours(folder: Path, max_length: int, backend: str, precision: str) -> Encode:
-    encoder = M3Encoder.from_pretrained(
-        folder, backend=backend, precision=precision, max_length=max_length, show_progress=False
-    )
-    return lambda texts: _result(encoder.encode(texts))
-
-
-def _result(embeddings: M3Embeddings) -> Result:
-    rows = embeddings.lexical_rows()
-    return {"dense": embeddings.dense, "sparse": rows, "vectors": list(embeddings.multi_vector)}
-
-
-def flag_embedding(folder: Path, max_length: int) -> Encode:
-    from FlagEmbedding import BGEM3FlagModel
-
-    model = BGEM3FlagModel(str(folder), use_fp16=False, devices="cpu")
-
-    def encode(texts: Sequence[str]) -> Result:
-        out = model.encode(list(texts), max_length=max_length, return_sparse=True, return_colbert_vecs=True)
-        sparse = [{int(token): float(weight) for token, weight in row.items()} for row in out["lexical_weights"]]
-        return {"dense": out["dense_vecs"], "sparse": sparse, "vectors": out["colbert_vecs"]}
-
-    return encode
-
-
-def sentence_transformers(folder: Path, max_length: int) -> Encode:
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Normalize, Pooling, Transformer
-
-    body = Transformer(str(folder), max_seq_length=max_length)
-    model = SentenceTransformer(modules=[body, Pooling(HIDDEN, pooling_mode="cls"), Normalize()], device="cpu")
-    return lambda texts: {"dense": model.encode(list(texts), show_progress_bar=False)}
-
-
-def plain_onnxruntime(folder: Path, max_length: int) -> Encode:
-    """Run what a user makes with `quantize_dynamic`, in padded batches of 32, dense vectors only."""
-    import onnxruntime
-    from onnxruntime.quantization import quantize_dynamic
-    from safetensors.numpy import load_file
-    from tokenizers import Tokenizer
-
-    from bgem3.onnx_graph import save_graph
-
-    made = folder.with_name(f"{folder.name}-plain") / "int8.onnx"
-    if not made.is_file():
-        eps = json.loads((folder / "config.json").read_text("utf-8"))["layer_norm_eps"]
-        weights = load_file(folder / "model.safetensors")
-        save_graph(weights, made.with_name("model.onnx"), heads=HEADS, eps=eps, external=True)
-        quantize_dynamic(made.with_name("model.onnx"), made, use_external_data_format=True)
-    session = onnxruntime.InferenceSession(made, providers=["CPUExecutionProvider"])
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.enable_truncation(max_length)
-    tokenizer.enable_padding(pad_id=1, pad_token="<pad>")
-
-    def encode(texts: Sequence[str]) -> Result:
-        parts = []
-        for start in range(0, len(texts), 32):
-            batch = tokenizer.encode_batch(list(texts[start : start + 32]))
-            ids, mask = (np.array([getattr(one, name) for one in batch]) for name in ("ids", "attention_mask"))
-            hidden = session.run(["token_embeddings"], {"input_ids": ids, "attention_mask": mask})[0][:, 0]
-            parts.append(hidden / np.linalg.norm(hidden, axis=1, keepdims=True))
-        return {"dense": np.concatenate(parts)}
-
-    return encode
-
-
-OURS = [
-    ("torch", "float32"),
-    ("torch", "bfloat16"),
-    ("onnx", "float32"),
-    ("onnx", "int8"),
-    ("onnx", "int4"),
-    ("openvino", "float32"),
-    ("openvino", "bfloat16"),
-    ("openvino", "int8"),
-    ("openvino", "int4"),
-]
-SYSTEMS: dict[str, Callable[[Path, int], Encode]] = {
-    "FlagEmbedding float32": flag_embedding,
-    "sentence-transformers float32, dense": sentence_transformers,
-    "onnxruntime quantize_dynamic, dense": plain_onnxruntime,
-    **PEERS,
-    **{f"bgem3 {b} {p}": partial(ours, backend=b, precision=p) for b, p in OURS},
-}
-REFERENCE = "bgem3 torch float32"
+QUERIES = 20
 
 
 # ------------------------------------------------------------------------------------------------ one system, one process
@@ -257,29 +87,11 @@ def run_long(name: str, folder: Path) -> None:
     print(json.dumps({"seconds": [taken], "before": before, "peak": peak()}))
 
 
-def timed(run: Callable[..., object], *over: Any) -> float:
-    start = time.perf_counter()
-    run(*over)
-    return time.perf_counter() - start
-
-
 def peak() -> int:
     """Return the most bytes that were resident."""
     # not getrusage, whose peak a process takes over from the one that started it
     (line,) = (one for one in Path("/proc/self/status").read_text("ascii").splitlines() if one.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
-
-
-def save(path: Path, result: Result) -> None:
-    arrays = {"dense": np.asarray(result["dense"], np.float32)}
-    if "sparse" in result:
-        sparse = result["sparse"]
-        vectors = MultiVectors.from_list([np.asarray(text, np.float32) for text in result["vectors"]])
-        arrays |= {"tokens": np.concatenate([np.array([*row], np.int64) for row in sparse])}
-        arrays |= {"weights": np.concatenate([np.array([*row.values()], np.float32) for row in sparse])}
-        arrays |= {"rows": np.cumsum([len(row) for row in sparse])}
-        arrays |= {"vectors": vectors.vectors, "offsets": vectors.offsets}
-    np.savez(path, **arrays)
 
 
 # ------------------------------------------------------------------------------------------------ the table
@@ -325,41 +137,6 @@ def sustained(precision: str, least: float = 1.0) -> float:
         product()
         runs += 1
     return runs * gflop() / taken
-
-
-def work(lengths: np.ndarray, layers: int) -> float:
-    """Return the GFLOP of a forward pass with all heads over texts of some lengths."""
-    a_token = layers * 2 * (4 * HIDDEN**2 + 2 * HIDDEN * INNER) + 2 * HIDDEN**2
-    return float((lengths * a_token + layers * 4 * HIDDEN * lengths**2).sum()) / 1e9
-
-
-def errors(got: Any, exact: Any) -> str:
-    """Return dense cosine, mean and lowest; sparse overlap; the largest error of MaxSim between neighbouring texts."""
-    cosines = np.einsum("ij,ij->i", got["dense"], exact["dense"])
-    said = f"{cosines.mean():.5f} / {cosines.min():.5f}"
-    if "tokens" not in got:
-        return f"{said} | - | -"
-    overlaps = [overlap(*pair) for pair in zip(rows(got), rows(exact), strict=True)]
-    left, right = maxsims(got), maxsims(exact)
-    return f"{said} | {np.mean(overlaps):.4f} | {np.abs(left - right).max():.1e}"
-
-
-def rows(part: Any) -> list[dict[int, float]]:
-    ends = [0, *part["rows"]]
-    tokens, weights = part["tokens"], part["weights"]
-    return [dict(zip(tokens[a:b].tolist(), weights[a:b].tolist(), strict=True)) for a, b in pairwise(ends)]
-
-
-def overlap(one: dict[int, float], other: dict[int, float]) -> float:
-    """Return the weight that two rows share, over the weight that either has: 1 where they are equal."""
-    keys = one.keys() | other.keys()
-    most = sum(max(one.get(key, 0.0), other.get(key, 0.0)) for key in keys)
-    return sum(min(one.get(key, 0.0), other.get(key, 0.0)) for key in keys) / most if most else 1.0
-
-
-def maxsims(part: Any) -> np.ndarray:
-    texts = [*MultiVectors(part["vectors"], part["offsets"])]
-    return np.array([(one @ other.T).max(axis=1).mean() for one, other in pairwise(texts)])
 
 
 def child(name: str, options: argparse.Namespace, out: Path, *, load: bool = False) -> dict[str, Any] | str:

@@ -26,22 +26,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from encode import (
-    HIDDEN,
-    QUERY_TOKENS,
-    SEED,
-    VOCABULARY,
-    Encode,
-    Result,
-    make_checkpoint,
-    make_texts,
-    maxsims,
-    overlap,
-    rows,
-    save,
-    timed,
-    work,
-)
+from _checkpoint import HIDDEN, QUERY_TOKENS, SEED, VOCABULARY, make_checkpoint, make_texts, work
+from _measured import Encode, Result, maxsims, overlap, rows, save, timed
 
 from bgem3 import M3Embeddings, M3Encoder
 from bgem3.backends.processor import processor_name

@@ -24,6 +24,8 @@ from shutil import copyfile
 from typing import Any
 from unittest.mock import patch
 
+from _checkpoint import make_texts
+
 SPECIALS = 4  # <s>, <pad>, </s>, <unk>
 FUSED_LAYERS = 24
 Encode = Callable[[Sequence[str]], dict[str, Any]]
@@ -128,7 +130,6 @@ def _write_sentencepiece(source: Path, target: Path) -> None:
     bge-m3-mini folds case, which that of BAAI/bge-m3 does not.
     """
     from bge_m3_lite.tokenizer import XLMRobertaTokenizer
-    from encode import make_texts
     from sentencepiece import sentencepiece_model_pb2
     from tokenizers import Tokenizer
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from search import BLOCKS, DIM, SETTINGS, TOKENS, hybrid_query, milliseconds, seconds, sparse_rows, unit
+from _synthetic import BLOCKS, DIM, SETTINGS, TOKENS, hybrid_query, milliseconds, seconds, sparse_rows, unit
 
 from bgem3.embeddings import M3Embeddings, MultiVectors
 from bgem3.types import Chunk, SearchPlan
