@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import closing
 from hashlib import blake2b
 
 import numpy as np
@@ -264,5 +265,5 @@ def test_keys_that_chroma_alone_refuses_come_back(tmp_path):
     again = MemoryStore()
     import_store(tmp_path / "export", again)
     assert again.get(["i"])[0].metadata == {"#n": 1}
-    with pytest.raises(StoreWriteError, match="Chroma refused"):
-        import_store(tmp_path / "export", ChromaStore(tmp_path / "chroma"))
+    with closing(ChromaStore(tmp_path / "chroma")) as refusing, pytest.raises(StoreWriteError, match="Chroma refused"):
+        import_store(tmp_path / "export", refusing)

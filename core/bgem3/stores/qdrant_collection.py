@@ -268,7 +268,10 @@ def connect(
         raise MissingExtraError("qdrant-client", "qdrant", "QdrantStore") from error
     try:
         if url is None:
-            return QdrantClient(":memory:") if path == ":memory:" else QdrantClient(path=str(path))
+            if path == ":memory:":
+                return QdrantClient(":memory:")
+            # every thread may use its database, one at a time: see `QdrantCollection.call`
+            return QdrantClient(path=str(path), force_disable_check_same_thread=True)
         return QdrantClient(
             url=url,
             api_key=api_key,

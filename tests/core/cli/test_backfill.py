@@ -24,6 +24,8 @@ from llamaindex_bgem3.nodes import to_node
 
 TEXTS = ["Brake pads wear out.", "Part KX-220B fits the small pump.", "茶叶含有茶氨酸，能让人放松。"]
 IDS = ["brakes", "pump", "tea"]
+# without it qdrant-client asks SQLite through a database that it leaves open
+ANY_THREAD = {"force_disable_check_same_thread": True}
 
 
 def run(command, *arguments):
@@ -53,15 +55,14 @@ def test_chroma(tmp_path, checkpoint):
 def test_qdrant_in_place(tmp_path, checkpoint, options):
     embeddings = BGEM3Embeddings(model_name=str(checkpoint))
     documents = [Document(text, metadata={"n": n}) for n, text in enumerate(TEXTS)]
-    theirs = QdrantVectorStore.from_documents(
-        documents, embeddings, path=str(tmp_path / "q"), collection_name="notes", **options
-    )
+    local = {"path": str(tmp_path / "q"), **ANY_THREAD}
+    theirs = QdrantVectorStore.from_documents(documents, embeddings, collection_name="notes", **local, **options)
     theirs.client.close()
     address = f"qdrant:{tmp_path / 'q'}#notes"
     fields = ["--text-field", "body", "--metadata-field", "about"] if options else []
     assert "3 chunks" in run("backfill", "--store", address, "--model", checkpoint, *fields).stdout
     assert (searched(address, checkpoint).text, searched(address, checkpoint).metadata) == (TEXTS[1], {"n": 1})
-    client = QdrantClient(path=str(tmp_path / "q"))
+    client = QdrantClient(**local)
     theirs = QdrantVectorStore(client, "notes", embeddings, **options)
     found = theirs.similarity_search(TEXTS[1], k=1)[0]
     assert (found.page_content, found.metadata["n"]) == (TEXTS[1], 1)
@@ -72,7 +73,7 @@ def test_qdrant_into_a_new_collection_twice(tmp_path, checkpoint):
     embeddings = BGEM3Embeddings(model_name=str(checkpoint))
     metadatas = [{"n": 1, "none": None, "deep": {"a": [1]}}, {}, {"tags": ["x"]}]
     theirs = QdrantVectorStore.from_texts(
-        TEXTS, embeddings, metadatas, path=str(tmp_path / "q"), collection_name="notes"
+        TEXTS, embeddings, metadatas, path=str(tmp_path / "q"), collection_name="notes", **ANY_THREAD
     )
     theirs.client.close()
     new = f"qdrant:{tmp_path / 'new'}#ours"
@@ -139,7 +140,7 @@ def test_what_cannot_be_filled(tmp_path, checkpoint):
     chroma = f"chroma:{tmp_path / 'c'}"
     with pytest.raises(InvalidInputError, match="filled in place. Fix: leave --into out"):
         run("backfill", "--store", chroma, "--into", f"qdrant:{tmp_path / 'q'}", "--model", checkpoint)
-    client = QdrantClient(path=str(tmp_path / "theirs"))
+    client = QdrantClient(path=str(tmp_path / "theirs"), **ANY_THREAD)
     client.create_collection("notes", vectors_config={})
     client.upsert("notes", [PointStruct(id=1, vector={}, payload={"body": "x"})])
     client.close()

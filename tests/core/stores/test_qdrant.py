@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -167,6 +168,17 @@ def test_a_folder_that_is_open_elsewhere(tmp_path):
             QdrantStore(tmp_path / "db")
     first.close()
     QdrantStore(tmp_path / "db").close()
+
+
+def test_a_folder_is_written_to_from_another_thread_where_sqlite_is_built_for_one(tmp_path, monkeypatch):
+    # as macOS builds it
+    monkeypatch.setattr("qdrant_client.local.persistence.CollectionPersistence.CHECK_SAME_THREAD", True)
+    store = QdrantStore(tmp_path / "db")
+    store.open(SETTINGS)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(store.upsert, CHUNKS, embed(TEXTS)).result()
+    assert store.count() == len(CHUNKS)
+    store.close()
 
 
 def test_one_place():
