@@ -6,14 +6,13 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from bgem3.errors import InvalidInputError, InvalidMetadataError, MissingExtraError
 from bgem3.intake import check_text
 from bgem3.json_object import parse_object
 from bgem3.metadata import check_metadata
-from bgem3.types import Metadata, MetadataValue
+from bgem3.types import Chunk, MetadataValue
 
 # Names of the field that holds the text of a csv row or a jsonl object, the first one there wins.
 TEXT_FIELDS = ("text", "content", "page_content", "document", "passage", "body")
@@ -26,22 +25,11 @@ _KINDS: tuple[tuple[re.Pattern[str], Callable[[str], MetadataValue]], ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """A piece of a file.
+def read_passages(name: str, content: bytes, *, size: int = 1200) -> Iterator[Chunk]:
+    """Yield the passages of one file as chunks, with the same ids whenever it is read again.
 
-    Attributes:
-        id: The same whenever the file is read again: its name and a number, or the record's own `id`.
-        metadata: The file as `source`, and what the file says of the piece.
-    """
-
-    id: str
-    text: str
-    metadata: Metadata
-
-
-def read_passages(name: str, content: bytes, *, size: int = 1200) -> Iterator[Passage]:
-    """Yield the passages of one file.
+    An id is the file's name and a number, or the record's own `id`; the metadata is what the file says of the piece,
+    and the file as `source`.
 
     Args:
         name: The file's name or path; its ending tells the kind: txt, md, pdf, csv or jsonl. Of a csv row, what
@@ -65,7 +53,7 @@ def read_passages(name: str, content: bytes, *, size: int = 1200) -> Iterator[Pa
         pieces = split_passages(text, size)
         for part, piece in enumerate(pieces, start=1):
             number += 1
-            yield Passage(_id(name, number, own, part, len(pieces)), piece, {"source": name, **metadata})
+            yield Chunk(_id(name, number, own, part, len(pieces)), piece, {"source": name, **metadata})
 
 
 def _id(name: str, number: int, own: MetadataValue | None, part: int, parts: int) -> str:

@@ -9,10 +9,11 @@ import json
 import pytest
 
 from bgem3.errors import InvalidInputError
-from bgem3.reading import Passage, read_passages, split_passages
+from bgem3.reading import read_passages, split_passages
+from bgem3.types import Chunk
 
 
-def read(name: str, content: str | bytes, **options: int) -> list[Passage]:
+def read(name: str, content: str | bytes, **options: int) -> list[Chunk]:
     return list(read_passages(name, content if isinstance(content, bytes) else content.encode(), **options))
 
 
@@ -34,7 +35,7 @@ def test_nothing(text):
 
 
 def test_text_of_any_line_ends_and_encodings():
-    expected = [Passage("a.md#1", "é", {"source": "a.md"}), Passage("a.md#2", "b" * 100, {"source": "a.md"})]
+    expected = [Chunk("a.md#1", "é", {"source": "a.md"}), Chunk("a.md#2", "b" * 100, {"source": "a.md"})]
     text = "é\r\n\r\n" + "b" * 100
     for content in (text.encode(), text.encode("utf-8-sig"), text.encode("utf-16")):
         assert read("a.md", content, size=100) == expected
@@ -44,8 +45,8 @@ def test_csv_rows_keep_their_other_columns():
     table = io.StringIO()
     csv.writer(table).writerows([["id", "text", "lang"], ["1", "one, two\nthree", "en"], ["2", "茶", "zh"]])
     assert read("a.csv", table.getvalue()) == [
-        Passage("1", "one, two\nthree", {"source": "a.csv", "lang": "en"}),
-        Passage("2", "茶", {"source": "a.csv", "lang": "zh"}),
+        Chunk("1", "one, two\nthree", {"source": "a.csv", "lang": "en"}),
+        Chunk("2", "茶", {"source": "a.csv", "lang": "zh"}),
     ]
 
 
@@ -86,8 +87,7 @@ def test_jsonl_lines_end_at_line_feeds_alone(mark):
 def test_jsonl_keeps_what_a_store_can_keep():
     line = '{"page_content": "a", "year": 2020, "none": null, "deep": {"x": 1}, "metadata": {"lang": "en"}, "id": 7}'
     assert (
-        read("a.jsonl", f"{line}\n\n{line}")
-        == [Passage("7", "a", {"source": "a.jsonl", "year": 2020, "lang": "en"})] * 2
+        read("a.jsonl", f"{line}\n\n{line}") == [Chunk("7", "a", {"source": "a.jsonl", "year": 2020, "lang": "en"})] * 2
     )
 
 
@@ -102,8 +102,8 @@ def test_a_record_in_several_pieces_has_numbered_ids():
 def test_pdf_pages_are_numbered():
     found = read("a.pdf", pdf_of(["First page of tea", "Second page of coffee"]))
     assert found == [
-        Passage("a.pdf#1", "First page of tea", {"source": "a.pdf", "page": 1}),
-        Passage("a.pdf#2", "Second page of coffee", {"source": "a.pdf", "page": 2}),
+        Chunk("a.pdf#1", "First page of tea", {"source": "a.pdf", "page": 1}),
+        Chunk("a.pdf#2", "Second page of coffee", {"source": "a.pdf", "page": 2}),
     ]
 
 

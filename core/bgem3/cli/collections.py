@@ -25,11 +25,10 @@ from bgem3.cli.output import HEAD_NAMES, console, is_terminal, shortened, table,
 from bgem3.errors import InvalidInputError
 from bgem3.intake import slices
 from bgem3.json_object import parse_object
-from bgem3.types import HEADS, MODES, STRATEGIES, Hits
+from bgem3.types import HEADS, MODES, STRATEGIES, Chunk, Hits
 
 if TYPE_CHECKING:
     from bgem3.hybrid import HybridIndex
-    from bgem3.reading import Passage
 
 # Passages added in one call.
 _SLICE = 1024
@@ -118,7 +117,7 @@ def show_hits(hits: Hits) -> None:
     console().print(shown if hits else "nothing found")
 
 
-def _passages(paths: Sequence[Path], size: int, lengths: Counter[str]) -> Iterator[Passage]:
+def _passages(paths: Sequence[Path], size: int, lengths: Counter[str]) -> Iterator[Chunk]:
     """Yield the passages of files, and count those of each."""
     from bgem3.reading import read_passages
 
