@@ -127,7 +127,7 @@ def late(size: int, runs: int) -> Iterator[dict[str, Any]]:
     queries = [unit(vectors[s : s + QUERY_TOKENS] + 0.03 * random.standard_normal((QUERY_TOKENS, DIM)))
                for s in random.integers(0, len(vectors) - QUERY_TOKENS, runs)]  # fmt: skip
     exact = [np.array([(q @ p.T).max(axis=1).mean() for p in passages]) for q in queries[:20]]
-    for name in ("binary", "int2", "int8", "float16"):
+    for name in ("binary", "int2", "int4", "int8", "float16"):
         codec = get_codec(name, DIM)
         began = time.perf_counter()
         blobs = codec.encode(passages)
