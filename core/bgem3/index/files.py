@@ -22,8 +22,8 @@ class CollectionFiles:
 
     @classmethod
     def of(cls, sidecar: Path) -> CollectionFiles:
-        """Return the files of the collection that a sidecar belongs to."""
-        return cls(sidecar.parent, sidecar.stem.removeprefix(_PREFIX))
+        """Return the files of the collection that a sidecar, or one that is made, belongs to."""
+        return cls(sidecar.parent, sidecar.name.removeprefix(_PREFIX).removesuffix(".new").removesuffix(".sqlite3"))
 
     @classmethod
     def names(cls, folder: Path) -> list[str]:

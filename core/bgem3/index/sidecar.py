@@ -99,6 +99,7 @@ class Sidecar:
     def __init__(self, path: Path, *, codec: str, uuid: str | None = None) -> None:
         self.path = path
         first = {"format": str(FORMAT), "uuid": uuid or uuid4().hex, "codec": codec, "generation": "0"}
+        first["collection"] = CollectionFiles.of(path).name
         self.database = Database(path, _SCHEMA, list(first.items()))
         try:
             self._read_meta()
@@ -114,6 +115,7 @@ class Sidecar:
             raise IndexMismatchError(f"{self.path}: format {found}, expected {FORMAT}. Fix: {fix}")
         try:
             self.uuid, self.codec = str(meta["uuid"]), str(meta["codec"])
+            self.collection = str(meta.get("collection", ""))
             self.settings = IndexSettings(**json.loads(meta["settings"])) if "settings" in meta else None
         except (KeyError, TypeError, ValueError) as error:
             raise self.database.corrupt(f"its settings cannot be read: {error!r}") from error

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bgem3.errors import IndexMismatchError, InvalidInputError, StoreError, StoreNotFoundError, StoreWriteError
+from bgem3.index.files import CollectionFiles
 from bgem3.index.sidecar import Sidecar
 from bgem3.intake import slices
 from bgem3.stores.base import check_settings
@@ -64,7 +65,14 @@ def agree(sidecar: Sidecar, settings: IndexSettings | None) -> IndexSettings:
     Raises:
         StoreNotFoundError: nothing was written down yet, and nothing is given.
         IndexMismatchError: it was made with other settings.
+        InvalidInputError: it is that of a collection whose name differs in capitals, which many disks take for one.
     """
+    name = CollectionFiles.of(sidecar.path).name
+    if sidecar.collection != name and sidecar.collection.lower() == name.lower():
+        raise InvalidInputError(
+            f"collection: got {name!r}, whose file on this disk is that of {sidecar.collection!r}. Fix: that one, or a name "
+            f"that differs in more than capitals"
+        )
     if sidecar.settings is None and settings is not None:
         sidecar.save_settings(settings)
     if sidecar.settings is None:

@@ -420,3 +420,19 @@ def test_a_relative_path_means_the_folder_it_meant(tmp_path, monkeypatch):
     for store in stores:
         store.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "there"]
+
+
+def test_names_that_a_disk_takes_for_one(folder):
+    """Where News and news are one file, a collection would be opened over the vectors of another."""
+    with closing(opened(folder, collection="News")) as store:
+        kept = put(store, "a")
+    (folder / "bgem3-News.sqlite3").rename(folder / "bgem3-news.sqlite3")
+    with pytest.raises(
+        InvalidInputError, match=r"got 'news', whose file on this disk is that of 'News'. Fix: that one, or"
+    ):
+        opened(folder, collection="news")
+    (folder / "bgem3-news.sqlite3").rename(folder / "bgem3-News.sqlite3")
+    with closing(opened(folder, collection="News")) as store:
+        assert store.get(["a"]) == kept
+    with closing(chromadb.PersistentClient(str(folder))) as client:
+        assert [one.name for one in client.list_collections()] == ["News"]

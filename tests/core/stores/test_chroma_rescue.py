@@ -130,6 +130,8 @@ def test_a_file_that_is_lost(folder):
     assert needs_rescue(folder / NAME)
     kept, encoded = mended(folder, "binary")
     assert (kept, len(encoded)) == (0, 399)
+    with closing(sqlite3.connect(folder / NAME)) as database:
+        assert database.execute("SELECT value FROM meta WHERE key = 'collection'").fetchall() == [("bgem3",)]
 
 
 @pytest.mark.parametrize("moved", [True, False])
