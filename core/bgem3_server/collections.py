@@ -9,7 +9,7 @@ from threading import Lock
 from bgem3.hybrid import HybridIndex
 from bgem3.stores.base import Store
 from bgem3.stores.memory import MemoryStore
-from bgem3.stores.opening import collection_names, drop_collection, open_store
+from bgem3.stores.opening import collection_names, drop_collection, is_there, open_store
 from bgem3_server.engine import Engine
 from bgem3_server.problems import ApiError, over_limit
 
@@ -32,6 +32,7 @@ class Collections:
         self._limit = limit
         self._open: dict[str, HybridIndex] = {}
         self._lock = Lock()
+        self._seen = db is not None and is_there(db)
 
     async def get(self, name: str, *, create: bool = False) -> HybridIndex:
         """Return a collection's index.
@@ -47,6 +48,10 @@ class Collections:
     async def names(self) -> list[str]:
         """Return the names of all collections, sorted."""
         return await asyncio.to_thread(self._names)
+
+    async def gone(self) -> bool:
+        """Whether the folder held collections and holds none any more: it was moved, deleted or unmounted."""
+        return self._db is not None and self._seen and not await asyncio.to_thread(is_there, self._db)
 
     async def drop(self, name: str) -> None:
         """Delete a collection, its documents and its files; requests that still use it are answered with 503.
@@ -73,6 +78,7 @@ class Collections:
             if name not in names:
                 self._check_new(name, create, len(names))
             self._open[name] = HybridIndex(encoder, self._store(name))
+            self._seen = True
             return self._open[name]
 
     def _drop(self, name: str) -> None:

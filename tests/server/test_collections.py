@@ -259,3 +259,23 @@ def test_two_clients_make_the_same_collection_at_once(make_client, tmp_path):
         ]
     assert [job.result().status_code for job in jobs] == [200] * 8
     assert client.get("/v1/collections/same").json()["count"] == 8
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_server_whose_folder_is_gone_is_not_ready(make_client, tmp_path, asked):
+    folder, elsewhere = tmp_path / "db", tmp_path / "elsewhere"
+    client = make_client(db=str(folder))
+    assert client.get("/ready").json() == {"status": "ready"}  # it is made with the first collection
+    client.post("/v1/collections/parts/documents", json={"documents": DOCUMENTS})
+    if not asked:  # another server over it, of which nobody asked anything yet
+        client = make_client(db=str(folder))
+    assert client.get("/ready").json() == {"status": "ready"}
+    folder.rename(elsewhere)
+    answer = client.get("/ready")
+    assert (answer.status_code, answer.json()["status"]) == (503, "gone")
+    assert "The folder of the collections is not there any more" in answer.json()["error"]
+    folder.mkdir()  # as a place to mount at is left
+    assert client.get("/ready").status_code == 503
+    folder.rmdir()
+    elsewhere.rename(folder)
+    assert client.get("/ready").json() == {"status": "ready"}

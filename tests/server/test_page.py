@@ -186,6 +186,7 @@ def test_the_state_of_the_model_is_told(page: Page):
     states = (
         ({"json": {"status": "loading"}}, "Loading the model …"),
         ({"json": {"status": "failed"}}, "The model could not be loaded: the server’s log says why"),
+        ({"json": {"status": "gone"}}, "The folder of the collections is not there any more"),
         ({"body": "Bad gateway"}, "The server does not answer"),
     )
     # a page of its own: here the console complains of 503

@@ -48,6 +48,11 @@ def collection_names(db: str) -> list[str]:
         return sorted(one.name for one in server.call(server.client.get_collections).collections)
 
 
+def is_there(db: str) -> bool:
+    """Whether a folder holds a database; a server is asked for its own where it is needed."""
+    return _is_address(db) or os.path.isfile(os.path.join(db, "chroma.sqlite3"))
+
+
 def drop_collection(db: str, collection: str) -> None:
     """Delete a collection and everything that is kept of it; one that is not there is left so.
 

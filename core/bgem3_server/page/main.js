@@ -48,7 +48,11 @@ function startTheme() {
   });
 }
 
-const STATES = { loading: "Loading the model …", failed: "The model could not be loaded: the server’s log says why" };
+const STATES = {
+  loading: "Loading the model …",
+  failed: "The model could not be loaded: the server’s log says why",
+  gone: "The folder of the collections is not there any more",
+};
 
 async function untilReady() {
   for (;;) {

@@ -25,9 +25,10 @@ class Health(BaseModel):
 
 
 class Ready(BaseModel):
-    """Whether the model is loaded."""
+    """Whether the model is loaded, and the folder of the collections where it was."""
 
-    status: Literal["ready", "loading", "failed"]
+    status: Literal["ready", "loading", "failed", "gone"]
+    error: str | None = None
 
 
 class ModelView(BaseModel):
@@ -65,12 +66,15 @@ async def health() -> JSON:
     return JSON({"status": "ok"})
 
 
-@router.get("/ready", response_model=Ready, responses={503: {"model": Ready, "description": "Not loaded yet"}})
+@router.get("/ready", response_model=Ready, responses={503: {"model": Ready, "description": "Not ready"}})
 async def ready(parts: Parts) -> JSON:
-    """Answer 200 once the model is loaded."""
-    if parts.engine.ready:
-        return JSON({"status": "ready"})
-    return JSON({"status": "failed" if parts.engine.failure else "loading"}, status_code=503)
+    """Answer 200 once the model is loaded, while the folder of the collections is where it was."""
+    if not parts.engine.ready:
+        return JSON({"status": "failed" if parts.engine.failure else "loading"}, status_code=503)
+    if await parts.collections.gone():
+        error = "The folder of the collections is not there any more. Fix: put it back, or start the server again"
+        return JSON({"status": "gone", "error": error}, status_code=503)
+    return JSON({"status": "ready"})
 
 
 @router.get(
