@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -235,6 +236,8 @@ class SearchPlan:
         check_weights(self.weights)
         for name in ("k", "fetch_k", "rrf_k"):
             _check_depth(name, getattr(self, name))
+        if self.rrf_k > sys.maxsize:  # scores are divided by it
+            raise InvalidInputError("rrf_k: expected a whole number of 64 bits, got a larger one. Fix: rrf_k=60")
         if not isinstance(self.cascade, Sequence) or len(self.cascade) != 2:
             raise InvalidInputError(
                 f"cascade: expected two depths (sparse, dense), got {self.cascade!r}. Fix: cascade=(100, 20)"

@@ -37,6 +37,7 @@ def test_bad_weights(values, message):
         ({"k": True}, "k: .* got True"),
         ({"fetch_k": 0}, "fetch_k"),
         ({"rrf_k": -60}, "rrf_k"),
+        ({"rrf_k": 10**5000}, "rrf_k: expected a whole number of 64 bits, got a larger one"),
         ({"mode": "colbert"}, "mode: got 'colbert', expected one of dense, sparse, multi_vector, hybrid"),
         ({"strategy": "sum"}, "strategy: got 'sum', expected one of union, cascade, rrf"),
         ({"cascade": (100,)}, "two depths"),
