@@ -18,6 +18,7 @@ from bgem3.cli.options import (
     JsonOption,
     ModelOption,
     PrecisionOption,
+    load_tuned,
     open_index,
     parse_weights,
 )
@@ -82,8 +83,12 @@ def search(
     collection: CollectionOption = "bgem3",
     k: Annotated[int, typer.Option("-k", min=1, help="Results.")] = 5,
     mode: Annotated[str, typer.Option(help=", ".join(MODES))] = "hybrid",
-    strategy: Annotated[str, typer.Option(help=", ".join(STRATEGIES))] = "union",
-    weights: Annotated[str | None, typer.Option(help="As of eval: a preset, 1/0.3/1, or a file of tune.")] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help=f"{', '.join(STRATEGIES)}; default: the file's, or union.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="As of eval: a preset, 1/0.3/1, or a file of tune, which has a strategy too.")
+    ] = None,
     where: Annotated[str | None, typer.Option(help="""Metadata filter as JSON, e.g. '{"lang": "zh"}'.""")] = None,
     model: ModelOption = "BAAI/bge-m3",
     backend: BackendOption = "auto",
@@ -91,16 +96,19 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Search a collection by meaning, words and details."""
+    tuned = load_tuned(weights)
     options: dict[str, Any] = {
         "k": k,
         "mode": mode,
-        "strategy": strategy,
+        "strategy": strategy or (tuned and tuned.strategy),
         "weights": parse_weights(weights) if weights else None,
     }
     if where is not None:
         options["where"] = parse_object(where, "--where", fix="""--where '{"lang": "zh"}'""")
     query = sys.stdin.read().strip() if query == "-" else query
     with open_index(db, collection, model, backend, precision, create=False) as opened:
+        if tuned:
+            tuned.check(opened.settings)
         hits = opened.search(query, **options)
     if as_json:
         write_json({"query": query, "hits": [hit.to_dict() for hit in hits]})

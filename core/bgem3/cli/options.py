@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bgem3.hybrid import HybridIndex
     from bgem3.lengths import Overflow
     from bgem3.stores.base import Store
+    from bgem3.tuned import Tuned
 
 ModelOption: TypeAlias = Annotated[str, typer.Option("--model", envvar="BGEM3_MODEL", help="A folder or a hub id.")]
 BackendOption: TypeAlias = Annotated[str, typer.Option("--backend", help="What runs the model: auto, onnx, torch, ...")]
@@ -24,6 +25,8 @@ PrecisionOption: TypeAlias = Annotated[str, typer.Option("--precision", help="au
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Write JSON for scripts.")]
 DbOption: TypeAlias = Annotated[str, typer.Option("--db", envvar="BGEM3_DB", help="Folder of the collections.")]
 CollectionOption: TypeAlias = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
+
+_PRESETS = ("balanced", "long_document", "lexical")
 
 
 def load_encoder(
@@ -80,19 +83,28 @@ def index_of(encoder: M3Encoder, store: Store) -> HybridIndex:
     return index if reading is encoder else HybridIndex(reading, store)
 
 
+def load_tuned(text: str | None) -> Tuned | None:
+    """Return what a file of `bgem3 tune` holds; None: the option names no file.
+
+    Raises:
+        DatasetError: the file holds something else.
+    """
+    from bgem3.tuned import Tuned
+
+    return Tuned.load(text) if text and text not in _PRESETS and Path(text).is_file() else None
+
+
 def parse_weights(text: str) -> Weights:
     """Return the weights of a preset's name, of `dense/sparse/multi-vector` numbers (or with commas), or of a file of `bgem3 tune`.
 
     Raises:
         InvalidInputError: it is none of them.
     """
-    from bgem3.tuned import Tuned
-
-    if text in ("balanced", "long_document", "lexical"):
+    if text in _PRESETS:
         preset: Weights = getattr(Weights, text)
         return preset
-    if Path(text).is_file():
-        return Tuned.load(text).weights
+    if tuned := load_tuned(text):
+        return tuned.weights
     try:
         dense, sparse, multi_vector = map(float, re.split("[/,]", text))
         return Weights(dense, sparse, multi_vector)

@@ -10,8 +10,11 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from bgem3 import Weights
 from bgem3.cli import collections
 from bgem3.cli.main import make_app
+from bgem3.errors import IndexMismatchError
+from bgem3.tuned import Tuned
 
 RECORDS = [
     {"id": "zh", "text": "茶叶含有茶氨酸，能让人放松。", "lang": "zh"},
@@ -130,3 +133,18 @@ def test_an_error_is_one_line_and_exits_with_2(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("error: InvalidInputError: ")
     assert "Traceback" not in done.stderr
+
+
+def test_a_file_of_tune_brings_its_strategy_and_is_checked(run, folder, tmp_path):
+    run("index", folder)
+    Tuned("rrf", Weights(0, 1, 0)).save(tmp_path / "tuned.json")
+
+    def score(*options):
+        done = run("search", "KX-220B", "-k", 1, "--weights", tmp_path / "tuned.json", *options, "--json")
+        return json.loads(done.stdout)["hits"][0]["score"]
+
+    assert score() == pytest.approx(1 / 61)  # the first of one ranking
+    assert score("--strategy", "union") > 0.1
+    Tuned(fingerprint="of another checkpoint").save(tmp_path / "other.json")
+    error = run("search", "KX-220B", "--weights", tmp_path / "other.json").exception
+    assert isinstance(error, IndexMismatchError)
