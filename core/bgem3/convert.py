@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 from filelock import FileLock
@@ -76,6 +77,7 @@ def convert_checkpoint(checkpoint: Checkpoint, folder: Path, precision: str, *, 
     """
     if precision not in PRECISIONS:
         raise BackendError(f"precision: got {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    require_onnx(checkpoint.name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _check_own(folder, checkpoint)
@@ -88,6 +90,12 @@ def convert_checkpoint(checkpoint: Checkpoint, folder: Path, precision: str, *, 
         raise _refused(folder, error) from error
 
 
+def require_onnx(name: str) -> None:
+    """Raise MissingExtraError where a checkpoint of this name cannot be converted; asked before anything is read or written."""
+    if find_spec("onnx") is None:
+        raise MissingExtraError("onnx", "convert", f"converting {name}")
+
+
 def _check_own(folder: Path, checkpoint: Checkpoint) -> None:
     for name in COMMON_FILES:
         if (folder / name).exists() and (folder / name).read_bytes() != (checkpoint.folder / name).read_bytes():
@@ -96,10 +104,9 @@ def _check_own(folder: Path, checkpoint: Checkpoint) -> None:
 
 def write_form(checkpoint: Checkpoint, target: Path, precision: str, *, show_progress: bool = True) -> Path:
     """Write a form beside its place and move it there whole; an older one is replaced."""
-    try:
-        from bgem3.packed_graph import save_packed_graph
-    except ImportError as error:
-        raise MissingExtraError("onnx", "convert", f"converting {checkpoint.name} to {precision}") from error
+    require_onnx(checkpoint.name)
+    from bgem3.packed_graph import save_packed_graph
+
     weights, config = read_weights(checkpoint), checkpoint.config
     target.parent.mkdir(parents=True, exist_ok=True)
     for left in target.parent.glob(f".{precision}-*"):  # of a process that was killed

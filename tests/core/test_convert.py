@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from bgem3.calibration import calibration_texts, observe
 from bgem3.checkpoint import load_checkpoint
 from bgem3.convert import convert_checkpoint, find_or_convert
 from bgem3.encoder import M3Encoder
-from bgem3.errors import BackendError, CheckpointError, CheckpointFileError
+from bgem3.errors import BackendError, CheckpointError, CheckpointFileError, MissingExtraError
 from bgem3.packed_graph import MOST_MOVED
 from bgem3.tokenizer import M3Tokenizer
 from bgem3.weights import read_weights
@@ -181,3 +182,10 @@ def test_weights_are_the_same_in_every_form(checkpoint_factory, options):
     for name in reference:
         if "pooler" not in name:
             np.testing.assert_array_equal(weights[name], reference[name], err_msg=name)
+
+
+def test_without_onnx_no_folder_is_left(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(MissingExtraError, match=r"bgem3\[convert\]"):
+        convert_checkpoint(load_checkpoint(checkpoint), tmp_path / "out", "int8", show_progress=False)
+    assert not (tmp_path / "out").exists()

@@ -53,9 +53,13 @@ def backfill(
             "backfill: Milvus adds no vectors to a collection that is there. Fix: --into milvus:PLACE#NEW"
         )
     target = Address.parse(into) if into else None
+    # first: a store says what is not installed, which takes no model
+    new = target.make() if target else None
+    if source.engine == "chroma":
+        source.make().close()
     encoder = load_encoder(model, backend, precision)
-    if target is not None:
-        count = _copy_texts(source, target, encoder, text_field)
+    if new is not None:
+        count = _copy_texts(source, new, encoder, text_field)
     else:
         opened = _adopt(source, encoder, codec, {"text": text_field, "metadata": metadata_field})
         count = opened.count()
@@ -90,10 +94,10 @@ def _adopt(source: Address, encoder: M3Encoder, codec: str, fields: dict[str, st
         raise
 
 
-def _copy_texts(source: Address, target: Address, encoder: M3Encoder, text_field: str | None) -> int:
+def _copy_texts(source: Address, target: Store, encoder: M3Encoder, text_field: str | None) -> int:
     from bgem3.stores.foreign import read_foreign
 
-    with index_of(encoder, target.make()) as index:
+    with index_of(encoder, target) as index:
         add_chunks(index, read_foreign(source, text_field))
         return index.count()
 

@@ -22,10 +22,11 @@ def convert(
 ) -> None:
     """Write a checkpoint in one precision, with everything that encoding needs and nothing else."""
     from bgem3.checkpoint import load_checkpoint
-    from bgem3.convert import convert_checkpoint
+    from bgem3.convert import convert_checkpoint, require_onnx
 
     if backend not in ("onnx", "openvino"):
         raise InvalidInputError(f"backend: got {backend!r}, expected onnx or openvino")
+    require_onnx(model)
     checkpoint = load_checkpoint(model, forms=("torch", "onnx"), show_progress=is_terminal())
     form = convert_checkpoint(checkpoint, out, precision, show_progress=is_terminal())
     size = sum(file.stat().st_size for file in form.iterdir())

@@ -105,7 +105,8 @@ def _ingest_here(
     from bgem3.stores.addresses import Address
 
     chunks = (to_chunk(record, text_field, id_field, place) for place, record in read_records(files))
-    with index_of(load_encoder(*encoder), Address.parse(to).make()) as index:
+    store = Address.parse(to).make()  # first: it says what is not installed, which takes no model
+    with index_of(load_encoder(*encoder), store) as index:
         return add_chunks(index, chunks)
 
 

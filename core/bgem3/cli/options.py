@@ -67,7 +67,8 @@ def open_index(db: str, collection: str, model: str, backend: str, precision: st
         there = f"there are {', '.join(names)}" if names else "there is none"
         fix = "--collection NAME" if names else f"bgem3 index FILES --db {db}"
         raise InvalidInputError(f"{db}: no collection {collection!r}, {there}. Fix: {fix}")
-    return index_of(load_encoder(model, backend, precision), open_store(db, collection))
+    store = open_store(db, collection)  # first: it says what is not installed, which takes no model
+    return index_of(load_encoder(model, backend, precision), store)
 
 
 def index_of(encoder: M3Encoder, store: Store) -> HybridIndex:

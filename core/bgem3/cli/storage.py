@@ -94,12 +94,13 @@ def repair(
     from bgem3.stores.chroma_rescue import needs_rescue, rescue
     from bgem3.stores.chroma_upkeep import backfill as mend
 
+    store = ChromaStore(db, collection=collection)  # first: it says what is not installed, which takes no model
     encoder = load_encoder(model, backend, precision)
     files, rescued = CollectionFiles(Path(db), collection), None
     lost = not files.sidecar.exists()
     if needs_rescue(files.sidecar):
         rescued = rescue(Path(db), collection, settings_of(encoder, "m3"))
-    with closing(ChromaStore(db, collection=collection)) as store:
+    with closing(store):
         made_with = store.open()
     encoder = encoder.reading_as(made_with)
     with closing(ChromaStore(db, collection=collection)) as store:

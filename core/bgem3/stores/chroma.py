@@ -22,7 +22,7 @@ from bgem3.index.sidecar import Pending, Sidecar, hash_text, new_rows, old_rows
 from bgem3.index.snapshot import Snapshot
 from bgem3.index_settings import check_lengths, encode_passages, settings_of
 from bgem3.stores.base import check_settings
-from bgem3.stores.chroma_embedded import check_not_forked, folder_of, require_collection
+from bgem3.stores.chroma_embedded import check_not_forked, folder_of, require_chroma, require_collection
 from bgem3.stores.chroma_graph import Graph
 from bgem3.stores.chroma_opening import Opener, agree, check_folders, prepare, settle
 from bgem3.stores.chroma_readers import Readers
@@ -59,7 +59,7 @@ class ChromaStore:
             collection is made.
 
     Raises:
-        InvalidInputError: both or neither of `path` and `client`, no path, or an unknown codec.
+        InvalidInputError, MissingExtraError: both or neither of `path` and `client`, no path, an unknown codec; no chromadb.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class ChromaStore:
             raise InvalidInputError("sidecar: a client needs a folder for the sidecar. Fix: sidecar='./side'")
         check_folders(path=path, sidecar=sidecar)
         get_codec(codec, 1)
+        require_chroma()
         # Resolved: Chroma keeps its clients by the path as it was written, whatever folder that meant then.
         self._path = Path(path).resolve() if path is not None else None
         self._files = CollectionFiles(Path(sidecar if sidecar is not None else str(path)).resolve(), collection)

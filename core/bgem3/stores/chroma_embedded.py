@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
@@ -48,6 +49,12 @@ def check_not_forked(opened_in: int | None) -> None:
             "ChromaStore: this process was forked from one that had opened Chroma, whose threads are not in it. Fix: open "
             "stores after the fork only, or start processes by spawn"
         )
+
+
+def require_chroma() -> None:
+    """Raise MissingExtraError where chromadb is not installed, before anything is made and without its import's second."""
+    if find_spec("chromadb") is None:
+        raise MissingExtraError("chromadb", "chroma", "ChromaStore")
 
 
 def connect(path: Path | None) -> tuple[ClientAPI, bool]:

@@ -1,6 +1,7 @@
 """`bgem3 convert` as a user calls it."""
 
 import json
+import sys
 
 from typer.testing import CliRunner
 
@@ -22,3 +23,10 @@ def test_convert_writes_a_folder_that_encodes(checkpoint, tmp_path):
 def test_an_unknown_backend_is_named(checkpoint, tmp_path):
     result = CliRunner().invoke(make_app(), ["convert", str(checkpoint), str(tmp_path), "--backend", "tpu"])
     assert "backend: got 'tpu', expected onnx or openvino" in str(result.exception)
+
+
+def test_without_onnx_nothing_is_read_or_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    result = CliRunner().invoke(make_app(), ["convert", str(tmp_path / "no model"), str(tmp_path / "out")])
+    assert 'Fix: pip install "bgem3[convert]"' in str(result.exception)
+    assert not (tmp_path / "out").exists()

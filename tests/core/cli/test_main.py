@@ -10,8 +10,9 @@ from importlib import import_module
 from importlib.metadata import version
 
 import pytest
+from typer.testing import CliRunner
 
-from bgem3.cli.main import COMMANDS, function_name
+from bgem3.cli.main import COMMANDS, function_name, make_app
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -53,3 +54,21 @@ def test_what_is_no_utf_8_is_named(locale, checkpoint):
     done = subprocess.run(command, input=b"gr\xfcn\n", capture_output=True, env=os.environ | locale)
     assert done.returncode == 2
     assert b"InvalidTextError: texts[0]: not valid Unicode" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["index", __file__, "--db", "db"],
+        ["ingest", __file__, "--to", "chroma:db"],
+        ["repair", "--db", "db"],
+        ["backfill", "--db", "db", "--collection", "news"],
+        ["backfill", "--store", "qdrant:http://127.0.0.1:1#news", "--into", "chroma:db"],
+    ],
+)
+def test_what_is_not_installed_is_said_before_a_model_is_loaded(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "chromadb", None)
+    error = CliRunner().invoke(make_app(), [*command, "--model", "no model"]).exception
+    assert 'Fix: pip install "bgem3[chroma]"' in str(error)
+    assert list(tmp_path.iterdir()) == []
