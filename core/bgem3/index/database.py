@@ -119,6 +119,11 @@ class Database:
                 self.run("ROLLBACK")
             raise
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether one has not ended: no other can begin."""
+        return self._connection.in_transaction
+
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """Read one state of the file within, whatever another process commits meanwhile."""
@@ -126,7 +131,8 @@ class Database:
         try:
             yield
         finally:
-            self.run("ROLLBACK")
+            if self._connection.in_transaction:  # an error of the disk can end it
+                self.run("ROLLBACK")
 
     def close(self) -> None:
         """Close the file."""

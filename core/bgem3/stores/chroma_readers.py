@@ -67,8 +67,9 @@ class Readers:
                 yield replace(shared, sidecar=own[0], others=own[1:])
         finally:
             with self._ended:
-                self._free += own
-                spare, self._free = self._free[_KEPT:], self._free[:_KEPT]
+                stuck = [one for one in own if one.database.in_transaction]
+                free = self._free + [one for one in own if one not in stuck]
+                self._free, spare = free[:_KEPT], free[_KEPT:] + stuck
                 self._lent -= len(own)
                 self._running -= 1
                 self._ended.notify_all()

@@ -1,12 +1,13 @@
 """Searches of several threads at once, and a writer among them."""
 
 from concurrent.futures import ThreadPoolExecutor
+from sqlite3 import SQLITE_DENY, SQLITE_OK, SQLITE_TRANSACTION
 from threading import Barrier, Event
 
 import numpy as np
 import pytest
 
-from bgem3.errors import StoreCorruptError, StoreWriteError
+from bgem3.errors import StoreCorruptError, StoreError, StoreWriteError
 from bgem3.index.sidecar import Sidecar
 from bgem3.index.threads import READERS
 from bgem3.stores import chroma_search
@@ -150,3 +151,16 @@ def test_a_damaged_candidate_from_a_slow_disk_is_named_and_the_others_are_read_t
     assert found(store, "text of 7", mode="dense")[0][0] == "id 7"
     put(store, [30])
     assert found(store, "text of 7", mode="multi_vector", fetch_k=40)[0][0] == "id 7"
+
+
+def test_a_connection_that_cannot_end_what_it_read_is_closed(store):
+    found(store, "text of 3")
+    stuck = store._readers._free[0]
+    stuck.database._connection.set_authorizer(
+        lambda action, what, *_: SQLITE_DENY if (action, what) == (SQLITE_TRANSACTION, "ROLLBACK") else SQLITE_OK
+    )
+    with pytest.raises(StoreError, match="not authorized"):
+        found(store, "text of 3")
+    assert found(store, "text of 3")[0][0] == "id 3"
+    with pytest.raises(StoreError, match="closed database"):
+        stuck.count()
