@@ -86,7 +86,7 @@ def repair(
     """Make what is kept beside Chroma right again from Chroma's texts; encodes only what is missing or damaged.
 
     A file that is damaged as a whole, or of an older format, is put aside first; what of it can be read is kept. One that is
-    lost is made again, with the default codec and lexical weights.
+    lost is made again.
     """
     from bgem3.index.files import CollectionFiles
     from bgem3.index_settings import encode_passages, settings_of
@@ -107,12 +107,15 @@ def repair(
         store.open(settings_of(encoder, made_with.lexical))
         mended = mend(store, partial(encode_passages, encoder, made_with.lexical), show_progress=is_terminal())
         count = store.count()
+        with store.reading(graph=False) as parts:
+            codec = parts.sidecar.codec
     if as_json:
         write_json({"chunks": count, "mended": mended} | ({} if rescued is None else {"rescued": rescued}))
         return
     if rescued is not None:
         was = "was not there" if lost else f"was put aside as {files.damaged.name}"
-        console().print(f"the file {was}; {rescued} rows of it are kept", markup=False)
+        made = f"codec {codec}, lexical {made_with.lexical}"
+        console().print(f"the file {was}; {rescued} rows of it are kept; {made}", markup=False)
     _show(mended)
     console().print(f"{count} chunks, {len(mended)} mended")
 

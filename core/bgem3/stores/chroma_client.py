@@ -51,7 +51,7 @@ class ChromaCollection:
 
     Args:
         name: The collection's name.
-        owner: The sidecar's uuid, written into a new collection and checked in an old one.
+        marks: Written into a new collection; `OWNER`, the sidecar's uuid, is checked in an old one.
         graph: Guards the files that each change may rewrite.
         path: Folder of an embedded Chroma, or None with `client`.
         client: A Chroma client, which stays open on `close`.
@@ -70,7 +70,7 @@ class ChromaCollection:
     def __init__(
         self,
         name: str,
-        owner: str,
+        marks: Mapping[str, str],
         graph: Graph,
         *,
         path: Path | None,
@@ -88,7 +88,7 @@ class ChromaCollection:
                 )
                 after_error.callback(self.close)
                 self._collection = self._client.get_or_create_collection(
-                    name, metadata={OWNER: owner}, configuration=cast(Any, {"hnsw": _HNSW}), embedding_function=None
+                    name, metadata={**marks}, configuration=cast(Any, {"hnsw": _HNSW}), embedding_function=None
                 )
                 # Not more than Chroma takes between two times it saves the graph: see `Graph.changing`.
                 described = self._collection.configuration_json.get("hnsw") or {}
@@ -96,8 +96,8 @@ class ChromaCollection:
                 self._batch = min(_BATCH, self._client.get_max_batch_size(), self._saved_every)
             found = self.owner
             if adopt and found is None:
-                self._mark(owner)
-            elif found != owner:
+                self._mark(marks)
+            elif found != marks[OWNER]:
                 raise IndexMismatchError(
                     f"collection {name!r} belongs to "
                     + (
@@ -141,12 +141,12 @@ class ChromaCollection:
         found = (self._collection.metadata or {}).get(OWNER)
         return None if found is None else str(found)
 
-    def _mark(self, owner: str) -> None:
-        """Write the owner beside the metadata that is there."""
+    def _mark(self, marks: Mapping[str, str]) -> None:
+        """Write the marks beside the metadata that is there."""
         # The space of the index stands in the configuration too; Chroma refuses to see it here again.
         kept = {k: v for k, v in (self._collection.metadata or {}).items() if not k.startswith("hnsw:")}
         with self.errors(StoreWriteError):
-            self._collection.modify(metadata={**kept, OWNER: owner})
+            self._collection.modify(metadata={**kept, **marks})
             self._collection.modify(configuration=cast(Any, {"hnsw": {"ef_search": _HNSW["ef_search"]}}))
 
     def ids(self) -> list[str]:

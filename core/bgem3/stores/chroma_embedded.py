@@ -24,8 +24,8 @@ from bgem3.index.files import CollectionFiles
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
 
-# Chroma metadata of ours: the sidecar of a collection, the row in it of a chunk.
-OWNER, POINTER = "_bgem3_sidecar", "_bgem3_row"
+# Chroma metadata of ours: the sidecar of a collection, what that was made with, the row in it of a chunk.
+OWNER, SETTINGS, CODEC, POINTER = "_bgem3_sidecar", "_bgem3_settings", "_bgem3_codec", "_bgem3_row"
 _LOCK = Lock()
 # Systems that were made here.
 _OURS: WeakSet[Any] = WeakSet()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Container
 from contextlib import ExitStack
+from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +20,7 @@ from bgem3.index.sidecar import Sidecar
 from bgem3.intake import slices
 from bgem3.stores.base import check_settings
 from bgem3.stores.chroma_client import ChromaCollection, says_graph
+from bgem3.stores.chroma_embedded import CODEC, OWNER, SETTINGS
 from bgem3.stores.chroma_graph import Graph
 from bgem3.stores.writer_lock import WriterLock
 from bgem3.types import IndexSettings
@@ -183,8 +186,10 @@ class Opener:
         with ExitStack() as alone:
             alone.enter_context(self._graph.alone())
             self._chunks = self._graph.count()
+            made_with = json.dumps(self._sidecar.settings and asdict(self._sidecar.settings))
+            marks = {OWNER: self._sidecar.uuid, CODEC: self._sidecar.codec, SETTINGS: made_with}
             collection = ChromaCollection(
-                self._name, self._sidecar.uuid, self._graph, path=self._path, client=self._client, adopt=self._adopt
+                self._name, marks, self._graph, path=self._path, client=self._client, adopt=self._adopt
             )
             collection.load(alone.pop_all())
         try:

@@ -19,7 +19,7 @@ from bgem3.index.database import is_passing, translated
 from bgem3.index.files import CollectionFiles
 from bgem3.index.sidecar import FORMAT, Sidecar, checksum_of
 from bgem3.stores.chroma_database import Rows, run
-from bgem3.stores.chroma_embedded import OWNER, POINTER
+from bgem3.stores.chroma_embedded import CODEC, OWNER, POINTER, SETTINGS
 from bgem3.stores.writer_lock import WriterLock
 from bgem3.types import IndexSettings
 
@@ -27,9 +27,9 @@ _COLUMNS = (
     "row, id, text_hash, metadata, sparse_checksum, dense_checksum, multi_vector_checksum, "
     "tokens, weights, dense, multi_vector"
 )
-_OWNERS = (
-    "SELECT str_value FROM collection_metadata JOIN collections ON collections.id = collection_id "
-    f"WHERE name = ? AND key = '{OWNER}'"
+_MARKS = (
+    "SELECT key, str_value FROM collection_metadata JOIN collections ON collections.id = collection_id "
+    f"WHERE name = ? AND key IN ('{OWNER}', '{SETTINGS}', '{CODEC}')"
 )
 _POINTERS = (
     "SELECT embeddings.embedding_id, int_value FROM embedding_metadata "
@@ -48,7 +48,7 @@ def needs_rescue(path: Path) -> bool:
         StoreWriteError, StoreLockedError: it cannot be read now: the disk is full, another process holds it.
     """
     try:
-        owner = _owner(path.parent, CollectionFiles.of(path).name)
+        owner = _marks(path.parent, CollectionFiles.of(path).name)[OWNER]
     except StoreError:
         owner = None
     if not path.exists():
@@ -74,7 +74,7 @@ def rescue(folder: Path, collection: str, settings: IndexSettings, *, codec: str
     Args:
         folder: Of the embedded Chroma and the sidecar.
         collection: Its name.
-        settings: What the index is made with where the old file does not tell.
+        settings: What the index is made with where neither Chroma's metadata nor the old file tells.
         codec: Likewise.
 
     Returns:
@@ -91,7 +91,7 @@ def rescue(folder: Path, collection: str, settings: IndexSettings, *, codec: str
     with lock.tried() as taken:
         if not taken:
             raise StoreLockedError(f"{path}: another process writes to it. Fix: close it there")
-        owner, pointers = _owner(folder, collection), _pointers(folder, collection)
+        marks, pointers = _marks(folder, collection), _pointers(folder, collection)
         _put_aside(path, files.damaged)
         _delete(files.fresh)
         with closing(sqlite3.connect(files.damaged if files.damaged.exists() else ":memory:")) as old:
@@ -99,19 +99,21 @@ def rescue(folder: Path, collection: str, settings: IndexSettings, *, codec: str
             old.execute("PRAGMA writable_schema = ON")
             meta = dict(_read(old, "SELECT key, value FROM meta"))
             current = meta.get("format") == str(FORMAT)
-            with closing(Sidecar(files.fresh, codec=str(meta.get("codec", codec)), uuid=owner)) as new:
-                _save_settings(new, meta, settings)
+            # of a file that whoever opened the collection made after the right one was lost, too
+            codec = marks.get(CODEC) or str(meta.get("codec", codec))
+            with closing(Sidecar(files.fresh, codec=codec, uuid=marks[OWNER])) as new:
+                _save_settings(new, marks.get(SETTINGS) or meta.get("settings"), settings)
                 kept = _carry_over(old, new, pointers) if current else _number_from(new, pointers)
         files.fresh.rename(path)
         return kept
 
 
-def _owner(folder: Path, collection: str) -> str:
-    """Return the uuid of the collection's sidecar."""
-    owner = _ask(folder, _OWNERS, collection)
-    if not owner:
+def _marks(folder: Path, collection: str) -> dict[str, str]:
+    """Return what Chroma's metadata tells of the collection's sidecar: its uuid, and what it was made with."""
+    marks = {str(key): str(value) for key, value in _ask(folder, _MARKS, collection)}
+    if OWNER not in marks:
         raise StoreNotFoundError(f"{folder}: no collection {collection!r} of ours in Chroma. Fix: bgem3 backfill")
-    return str(owner[0][0])
+    return marks
 
 
 def _pointers(folder: Path, collection: str) -> dict[str, int]:
@@ -160,10 +162,9 @@ def _delete(path: Path) -> None:
         Path(f"{path}{suffix}").unlink(missing_ok=True)
 
 
-def _save_settings(new: Sidecar, meta: Mapping[str, Any], settings: IndexSettings) -> None:
-    if "settings" in meta:
-        with suppress(TypeError, ValueError):
-            settings = IndexSettings(**json.loads(meta["settings"]))
+def _save_settings(new: Sidecar, kept: Any, settings: IndexSettings) -> None:
+    with suppress(TypeError, ValueError):
+        settings = IndexSettings(**json.loads(kept))
     new.save_settings(settings)
 
 

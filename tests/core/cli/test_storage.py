@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import closing
+from dataclasses import asdict
 
+import chromadb
 import pytest
 from typer.testing import CliRunner
 
 from bgem3 import ChromaStore, HybridIndex, M3Encoder
 from bgem3.cli.main import make_app
-from bgem3.errors import TruncationWarning
+from bgem3.errors import IndexMismatchError, TruncationWarning
+from bgem3.stores.chroma_embedded import OWNER
 
 TEXTS = ["Brake pads wear out.", "Part KX-220B fits the small pump.", "茶叶含有茶氨酸，能让人放松。"]
 IDS = ["brakes", "pump", "tea"]
@@ -123,3 +127,27 @@ def test_repair_reads_texts_with_the_lengths_of_the_collection(tmp_path, checkpo
     with HybridIndex(encoder, ChromaStore(tmp_path)) as index:
         assert index.search("zebra", mode="sparse") == []
         assert index.dense_vectors(["long"])["long"] == pytest.approx(before, abs=1e-3)
+
+
+@pytest.mark.parametrize("opened_meanwhile", [False, True])
+def test_a_lost_file_is_made_with_what_it_was_made_with(tmp_path, checkpoint, opened_meanwhile):
+    encoder = M3Encoder.from_pretrained(checkpoint, max_length=40, overflow="truncate")
+    with HybridIndex(encoder, ChromaStore(tmp_path, codec="int4"), lexical="bm25") as index:
+        index.add(TEXTS, ids=IDS)
+        settings = index.settings
+    (tmp_path / "bgem3-bgem3.sqlite3").unlink()
+    if opened_meanwhile:
+        with pytest.raises(IndexMismatchError, match="bgem3 repair if the file was lost"):
+            HybridIndex(encoder, ChromaStore(tmp_path))
+    done = run("repair", tmp_path, "--model", checkpoint)
+    assert "0 rows of it are kept; codec int4, lexical bm25\n" in done.stdout
+    assert "3 chunks, 3 mended" in done.stdout
+    assert json.loads(run("info", tmp_path, "--json").stdout)["settings"] == asdict(settings) | {"codec": "int4"}
+
+
+def test_of_a_lost_file_that_chroma_tells_nothing_of_the_defaults_are_taken_and_said(db, checkpoint):
+    (db / "bgem3-bgem3.sqlite3").unlink()
+    with closing(chromadb.PersistentClient(str(db))) as client:
+        collection = client.get_collection("bgem3")
+        collection.modify(metadata={key: value for key, value in collection.metadata.items() if key == OWNER})
+    assert "codec binary, lexical m3\n" in run("repair", db, "--model", checkpoint).stdout

@@ -42,7 +42,7 @@ def opened(folder, **options):
     return store
 
 
-def mended(folder, codec="int8"):
+def mended(folder):
     """Repair as the command does; return how many rows were kept and which chunks were encoded."""
     kept = rescue(folder, "bgem3", SETTINGS)
     store = opened(folder)
@@ -53,7 +53,7 @@ def mended(folder, codec="int8"):
         for mode in ("dense", "sparse", "multi_vector"):
             assert store.search(embed([f"text of {id_}"]), SearchPlan(k=1, mode=mode))[0].id == id_
     assert store.find({"n": {"$lt": 3}}) == IDS[:3]
-    assert store._sidecar.codec == codec
+    assert store._sidecar.codec == "int8"
     store.upsert([Chunk("new", "new text")], embed(["new text"]))
     assert store.get(["new", "id 399"]) == [Chunk("new", "new text")]
     store.close()
@@ -90,7 +90,7 @@ def test_a_file_of_which_nothing_is_left(folder):
     (folder / NAME).write_bytes(b"x" * 10_000)
     with pytest.raises(StoreCorruptError, match="Fix: restore a backup, or bgem3 repair, which keeps what can be read"):
         opened(folder)
-    kept, encoded = mended(folder, "binary")
+    kept, encoded = mended(folder)
     assert (kept, len(encoded)) == (0, 399)
 
 
@@ -128,7 +128,7 @@ def test_a_file_that_is_lost(folder):
         opened(folder)
     assert (folder / NAME).exists()
     assert needs_rescue(folder / NAME)
-    kept, encoded = mended(folder, "binary")
+    kept, encoded = mended(folder)
     assert (kept, len(encoded)) == (0, 399)
     with closing(sqlite3.connect(folder / NAME)) as database:
         assert database.execute("SELECT value FROM meta WHERE key = 'collection'").fetchall() == [("bgem3",)]
