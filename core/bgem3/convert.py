@@ -23,6 +23,7 @@ from bgem3.fingerprint import cache_root, read_json, write_json
 from bgem3.forms import CONVERTED, FORM_FILE, FORM_FILES, PRECISIONS, converted_form, converted_precisions
 from bgem3.hub import COMMON_FILES
 from bgem3.tokenizer import M3Tokenizer
+from bgem3.types import check_choice
 from bgem3.weights import read_weights
 
 # Raised when a form of an earlier version would give other results, or be slower.
@@ -71,12 +72,11 @@ def convert_checkpoint(checkpoint: Checkpoint, folder: Path, precision: str, *, 
         show_progress: Draw a bar over the layers.
 
     Raises:
-        BackendError: an unknown precision.
+        InvalidInputError: an unknown precision.
         CheckpointError: the disk refused it, or the folder holds another checkpoint.
         MissingExtraError: the package onnx is not installed.
     """
-    if precision not in PRECISIONS:
-        raise BackendError(f"precision: got {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    check_choice("precision", precision, PRECISIONS)
     require_onnx(checkpoint.name)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -391,7 +391,9 @@ class M3Encoder:
 def _check_heads(heads: Collection[Head]) -> tuple[Head, ...]:
     chosen = {heads} if isinstance(heads, str) else set(heads)
     if not chosen or not chosen <= set(HEADS):
-        raise InvalidInputError(f"heads: got {sorted(chosen)}, expected one or more of {', '.join(HEADS)}")
+        raise InvalidInputError(
+            f"heads: got {sorted(chosen)}, expected one or more of {', '.join(HEADS)}. Fix: leave it out for all"
+        )
     return tuple(head for head in HEADS if head in chosen)
 
 

@@ -125,11 +125,15 @@ def _parse_entry(key: object, value: object, depth: int) -> Filter:
         return Not(_parse(value, depth + 1))
     if key in ("$and", "$or"):
         if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-            raise InvalidFilterError(f"where: {key} expects a list of filters, not empty, got {value!r}")
+            raise InvalidFilterError(
+                f"where: {key} expects a list of filters, not empty, got {value!r}. Fix: {{{key!r}: [{{'lang': 'zh'}}]}}"
+            )
         parts = tuple(_parse(part, depth + 1) for part in value)
         return All(parts) if key == "$and" else Any(parts)
     if not isinstance(key, str) or key.startswith("$") or not _is_unicode(key):
-        raise InvalidFilterError(f"where: expected a metadata key or one of $and, $or, $not, got {key!r}")
+        raise InvalidFilterError(
+            f"where: expected a metadata key or one of $and, $or, $not, got {key!r}. Fix: where={{'lang': 'zh'}}"
+        )
     if not isinstance(value, Mapping):
         return _condition(key, "$eq", value)
     if not value:
@@ -141,7 +145,8 @@ def _parse_entry(key: object, value: object, depth: int) -> Filter:
 def _condition(key: str, operator: object, operand: object) -> Filter:
     if operator not in OPERATORS:
         raise InvalidFilterError(
-            f"where[{key!r}]: unknown operator {operator!r}, expected one of {', '.join(OPERATORS)}"
+            f"where[{key!r}]: unknown operator {operator!r}, expected one of {', '.join(OPERATORS)}. "
+            f"Fix: where={{{key!r}: {{'$eq': ...}}}}"
         )
     if operator in _NEGATIVE:
         return Not(_condition(key, _NEGATIVE[str(operator)], operand))
@@ -151,15 +156,15 @@ def _condition(key: str, operator: object, operand: object) -> Filter:
 def _operand(key: str, operator: str, operand: object) -> Scalar | tuple[Scalar, ...]:
     if operator == "$in":
         if not isinstance(operand, (list, tuple, set, frozenset)):
-            raise _wrong_operand(key, operator, "a list", operand)
+            raise _wrong_operand(key, operator, "a list", operand, "['zh', 'en']")
         return tuple(_scalar(key, operator, item) for item in operand)
     scalar = _scalar(key, operator, operand)
     if operator == "$exists" and not isinstance(scalar, bool):
-        raise _wrong_operand(key, operator, "true or false", operand)
+        raise _wrong_operand(key, operator, "true or false", operand, "True")
     if operator in _ORDER and isinstance(scalar, bool):
-        raise _wrong_operand(key, operator, "a number or a string", operand)
+        raise _wrong_operand(key, operator, "a number or a string", operand, "2020")
     if operator in _TEXT and not isinstance(scalar, str):
-        raise _wrong_operand(key, operator, "a string", operand)
+        raise _wrong_operand(key, operator, "a string", operand, "'tea'")
     return scalar
 
 
@@ -168,7 +173,7 @@ def _scalar(key: str, operator: str, value: object) -> Scalar:
         return value
     if (isinstance(value, float) and math.isfinite(value)) or (isinstance(value, str) and _is_unicode(value)):
         return value
-    raise _wrong_operand(key, operator, "a valid str, a 64-bit int, a finite float or a bool", value)
+    raise _wrong_operand(key, operator, "a valid str, a 64-bit int, a finite float or a bool", value, "'zh'")
 
 
 def _is_unicode(text: str) -> bool:
@@ -179,8 +184,10 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _wrong_operand(key: str, operator: str, expected: str, got: object) -> InvalidFilterError:
-    return InvalidFilterError(f"where[{key!r}]: {operator} expects {expected}, got {got!r}")
+def _wrong_operand(key: str, operator: str, expected: str, got: object, example: str) -> InvalidFilterError:
+    return InvalidFilterError(
+        f"where[{key!r}]: {operator} expects {expected}, got {got!r}. Fix: where={{{key!r}: {{{operator!r}: {example}}}}}"
+    )
 
 
 def matches(condition: Filter, metadata: Metadata) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Unpack
+from typing import Unpack, get_args
 
 from tqdm.auto import tqdm
 
@@ -19,7 +19,7 @@ from bgem3.errors import InvalidInputError, SettingsWarning, StoreClosedError
 from bgem3.index.threads import map_all
 from bgem3.index_settings import LENGTHS, check_lengths, check_widths, differences, encode_passages, settings_of
 from bgem3.ingestion import Prepared, aoverlapped, checked_slices, overlapped
-from bgem3.intake import check_ids, check_parts, checked_chunks, too_long_by_id
+from bgem3.intake import check_ids, check_parts, check_text, checked_chunks, too_long_by_id
 from bgem3.matches import named
 from bgem3.stores.base import Store
 from bgem3.tuned import Tuned
@@ -38,6 +38,7 @@ from bgem3.types import (
     Strategy,
     Weights,
     Where,
+    check_choice,
     make_plan,
 )
 
@@ -66,8 +67,7 @@ class HybridIndex:
         lexical: Lexical = "m3",
         tuned: Tuned | str | Path | None = None,
     ) -> None:
-        if lexical not in ("m3", "bm25"):
-            raise InvalidInputError(f"lexical: got {lexical!r}, expected m3 or bm25")
+        check_choice("lexical", lexical, get_args(Lexical))
         check_parts(encoder, store)
         self.encoder = encoder
         self.store = store
@@ -136,7 +136,9 @@ class HybridIndex:
         parts = ([chunk.text for chunk in chunks], [chunk.id for chunk in chunks], [chunk.metadata for chunk in chunks])
         checked = list(checked_chunks(*parts))
         if len(checked) != len(embeddings):
-            raise InvalidInputError(f"embeddings: got {len(embeddings)} for {len(checked)} chunks, expected one each")
+            raise InvalidInputError(
+                f"embeddings: got {len(embeddings)} for {len(checked)} chunks, expected one each. Fix: encode the chunks' texts"
+            )
         ready = self._with_lexical(embeddings, parts[0])
         check_widths(self._settings, ready, HEADS)
         self._write(Prepared(checked, ready, []))
@@ -184,7 +186,7 @@ class HybridIndex:
             StoreClosedError: the index was closed.
         """
         return self.search_many(
-            [query],
+            [check_text(query, "query")],
             k=k,
             mode=mode,
             strategy=strategy,
@@ -236,6 +238,7 @@ class HybridIndex:
         plan = self.plan(**options)
         self._check_can_search()
         heads = self._model_heads(plan)
+        check_text(query, "query")
         embeddings = await self.encoder.aencode_queries([query], heads=heads) if heads else None
         ready = await asyncio.to_thread(self._with_lexical, embeddings, [query], plan)
         return (await asyncio.to_thread(lambda: self._named([query], self._run(ready, plan))))[0]
@@ -389,8 +392,7 @@ class HybridIndex:
         if self._warned:
             return
         self._warned = True
-        names = (*LENGTHS, "backend", "precision")
-        if differing := differences(self._settings, self._wanted, names):
+        if differing := differences(self._settings, self._wanted, (*LENGTHS, "backend", "precision")):
             warnings.warn(f"the index was made with other settings: {differing}", SettingsWarning, stacklevel=4)
 
     def _check_can_add(self) -> None:

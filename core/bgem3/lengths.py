@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias, get_args
 
 from bgem3.errors import InvalidInputError, TextTooLongError, TruncationWarning
 from bgem3.tokenizer import cut, windows
-from bgem3.types import IntArray
+from bgem3.types import IntArray, check_choice
 
 Overflow: TypeAlias = Literal["window", "truncate", "error"]
 OVERFLOWS: tuple[Overflow, ...] = get_args(Overflow)
@@ -39,16 +39,16 @@ class Lengths:
     window_overlap: int
 
     def __post_init__(self) -> None:
-        if self.overflow not in OVERFLOWS:
-            raise InvalidInputError(f"overflow: got {self.overflow!r}, expected one of {', '.join(OVERFLOWS)}")
+        check_choice("overflow", self.overflow, OVERFLOWS)
         if not _MIN_LENGTH <= self.window <= self.max_length:
             raise InvalidInputError(
-                f"window: got {self.window}, expected {_MIN_LENGTH} to max_length={self.max_length} tokens"
+                f"window: got {self.window}, expected {_MIN_LENGTH} to max_length={self.max_length} tokens. "
+                f"Fix: window={self.max_length}, or leave it out"
             )
         if not 0 <= self.window_overlap <= self.window - _MIN_LENGTH:
             raise InvalidInputError(
                 f"window_overlap: got {self.window_overlap}, expected 0 to {self.window - _MIN_LENGTH} for "
-                f"window={self.window}"
+                f"window={self.window}. Fix: leave it out for an eighth of the window"
             )
 
     @classmethod
@@ -58,11 +58,12 @@ class Lengths:
         """Fill in what was left out; `limit` is the most tokens the checkpoint can read."""
         for name, value in (("max_length", max_length), ("window", window), ("window_overlap", overlap)):
             if value is not None and not isinstance(value, Integral):
-                raise InvalidInputError(f"{name}: expected a whole number of tokens, got {value!r}")
+                raise InvalidInputError(f"{name}: expected a whole number of tokens, got {value!r}. Fix: {name}=512")
         length = limit if max_length is None else max_length
         if not _MIN_LENGTH <= length <= limit:
             raise InvalidInputError(
-                f"max_length: got {length}, expected {_MIN_LENGTH} to {limit} tokens, the most that this encoder reads"
+                f"max_length: got {length}, expected {_MIN_LENGTH} to {limit} tokens, the most that this encoder reads. "
+                f"Fix: max_length={limit}, or leave it out"
             )
         size = length if window is None else window
         shared = min(64, size // 8) if overlap is None else overlap

@@ -32,7 +32,7 @@ def check_metadata(metadata: object, name: str, *, stored: bool = False) -> dict
     if metadata is None:
         return {}
     if not isinstance(metadata, Mapping):
-        raise InvalidMetadataError(f"{name}: expected a mapping, got {type(metadata).__name__}")
+        raise InvalidMetadataError(f"{name}: expected a mapping, got {type(metadata).__name__}. Fix: {{'lang': 'zh'}}")
     for key, value in metadata.items():
         _check_key(key, name)
         if not stored and key.startswith(_REFUSED_PREFIXES):
@@ -65,7 +65,7 @@ def storable(metadata: Mapping[str, Any]) -> dict[str, MetadataValue]:
 
 def _check_key(key: object, name: str) -> None:
     if not isinstance(key, str) or not key:
-        raise InvalidMetadataError(f"{name}: expected keys that are strings, not empty, got {key!r}")
+        raise InvalidMetadataError(f"{name}: expected keys that are strings, not empty, got {key!r}. Fix: str(key)")
     if key.startswith(RESERVED_PREFIX):
         raise InvalidMetadataError(
             f"{name}: keys beginning {RESERVED_PREFIX!r} are reserved, got {key!r}. Fix: rename it"
@@ -78,7 +78,8 @@ def _check_value(value: object, name: str) -> None:
         kinds = {type(item) for item in value}
         if len(kinds) != 1:
             raise InvalidMetadataError(
-                f"{name}: expected a list, not empty, of one type, got {sorted(kind.__name__ for kind in kinds) or '[]'}"
+                f"{name}: expected a list, not empty, of one type, got {sorted(kind.__name__ for kind in kinds) or '[]'}. "
+                f"Fix: leave the key out, or make every item a str"
             )
         for item in value:
             _check_scalar(item, name)
@@ -104,4 +105,6 @@ def _check_unicode(text: str, name: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise InvalidMetadataError(f"{name}: not valid Unicode at character {error.start}") from error
+        raise InvalidMetadataError(
+            f"{name}: not valid Unicode at character {error.start}. Fix: leave lone surrogates out"
+        ) from error

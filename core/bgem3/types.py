@@ -231,8 +231,8 @@ class SearchPlan:
     explain: bool = False
 
     def __post_init__(self) -> None:
-        _check_choice("mode", self.mode, MODES)
-        _check_choice("strategy", self.strategy, STRATEGIES)
+        check_choice("mode", self.mode, MODES)
+        check_choice("strategy", self.strategy, STRATEGIES)
         check_weights(self.weights)
         for name in ("k", "fetch_k", "rrf_k"):
             _check_depth(name, getattr(self, name))
@@ -243,7 +243,7 @@ class SearchPlan:
                 f"cascade: expected two depths (sparse, dense), got {self.cascade!r}. Fix: cascade=(100, 20)"
             )
         for depth in self.cascade:
-            _check_depth("cascade", depth)
+            _check_depth("cascade", depth, "(100, 20)")
         if self.exhaustive and self.mode == "hybrid" and self.strategy == "cascade":
             raise InvalidInputError(
                 "exhaustive: a cascade pre-selects, so it cannot score every chunk. Fix: strategy='union'"
@@ -285,7 +285,7 @@ def make_plan(options: SearchOptions) -> SearchPlan:
     if unknown:
         raise InvalidInputError(
             f"unknown search options {', '.join(sorted(unknown))}; expected some of "
-            f"{', '.join(SearchOptions.__annotations__)}"
+            f"{', '.join(SearchOptions.__annotations__)}. Fix: leave out what is unknown"
         )
     values: dict[str, Any] = {**options}
     for name in ("strategy", "weights"):
@@ -294,14 +294,21 @@ def make_plan(options: SearchOptions) -> SearchPlan:
     return SearchPlan(**values)
 
 
-def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Refuse a value that is none of those a parameter takes.
+
+    Raises:
+        InvalidInputError: names the parameter and its values.
+    """
     if value not in choices:
-        raise InvalidInputError(f"{name}: got {value!r}, expected one of {', '.join(choices)}")
+        raise InvalidInputError(
+            f"{name}: got {value!r}, expected one of {', '.join(choices)}. Fix: e.g. {name}={choices[0]!r}"
+        )
 
 
-def _check_depth(name: str, value: object) -> None:
+def _check_depth(name: str, value: object, fix: str = "10") -> None:
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise InvalidInputError(f"{name}: expected a whole number >= 1, got {value!r}. Fix: {name}=10")
+        raise InvalidInputError(f"{name}: expected a whole number >= 1, got {value!r}. Fix: {name}={fix}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from bgem3.calibration import calibration_texts, observe
 from bgem3.checkpoint import load_checkpoint
 from bgem3.convert import convert_checkpoint, find_or_convert
 from bgem3.encoder import M3Encoder
-from bgem3.errors import BackendError, CheckpointError, CheckpointFileError, MissingExtraError
+from bgem3.errors import CheckpointError, CheckpointFileError, InvalidInputError, MissingExtraError
 from bgem3.packed_graph import MOST_MOVED
 from bgem3.tokenizer import M3Tokenizer
 from bgem3.weights import read_weights
@@ -163,7 +163,7 @@ def _full_disk(*_: object) -> None:
 
 
 def test_an_unknown_precision_is_refused(checkpoint, tmp_path):
-    with pytest.raises(BackendError, match="precision: got 'int3', expected one of float32, int8, int4"):
+    with pytest.raises(InvalidInputError, match="precision: got 'int3', expected one of float32, int8, int4"):
         convert_checkpoint(load_checkpoint(checkpoint), tmp_path, "int3")
 
 

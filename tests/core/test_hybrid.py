@@ -201,7 +201,7 @@ def test_another_fingerprint_or_weighting_is_refused():
         HybridIndex(FakeEncoder(fingerprint="b" * 64), store)
     with pytest.raises(IndexMismatchError, match="lexical: the index was made with 'm3'"):
         HybridIndex(FakeEncoder(), store, lexical="bm25")
-    with pytest.raises(InvalidInputError, match="lexical: got 'tfidf', expected m3 or bm25"):
+    with pytest.raises(InvalidInputError, match="lexical: got 'tfidf', expected one of m3, bm25"):
         HybridIndex(FakeEncoder(), MemoryStore(), lexical="tfidf")
 
 

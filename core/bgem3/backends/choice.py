@@ -16,6 +16,7 @@ from bgem3.errors import BackendError, InvalidInputError, MissingExtraError
 from bgem3.forms import converted_form, converted_precisions
 from bgem3.hub import Form
 from bgem3.quantize import ACTIVATION_MAX_VNNI, activation_constants
+from bgem3.types import check_choice
 
 DEFAULT_MODEL = "BAAI/bge-m3"
 BACKENDS = ("auto", "torch", "onnx", "openvino", "flag", "remote")
@@ -91,11 +92,9 @@ def choose_forms(backend: str, device: str | None, precision: str = "auto") -> t
     Raises:
         InvalidInputError: an unknown backend or precision.
     """
-    if backend not in BACKENDS:
-        raise InvalidInputError(f"backend: got {backend!r}, expected one of {', '.join(BACKENDS)}")
+    check_choice("backend", backend, BACKENDS)
     known = ("auto", *dict.fromkeys(name for names in PRECISIONS.values() for name in names))
-    if precision not in known:
-        raise InvalidInputError(f"precision: got {precision!r}, expected one of {', '.join(known)}")
+    check_choice("precision", precision, known)
     if backend == "auto":
         backend, device = _choose_backend(device, precision)
     as_published = precision in ("auto", "float32")

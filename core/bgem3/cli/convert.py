@@ -9,7 +9,7 @@ import typer
 
 from bgem3.cli.options import JsonOption
 from bgem3.cli.output import console, is_terminal, write_json
-from bgem3.errors import InvalidInputError
+from bgem3.types import check_choice
 
 
 def convert(
@@ -24,8 +24,7 @@ def convert(
     from bgem3.checkpoint import load_checkpoint
     from bgem3.convert import convert_checkpoint, require_onnx
 
-    if backend not in ("onnx", "openvino"):
-        raise InvalidInputError(f"backend: got {backend!r}, expected onnx or openvino")
+    check_choice("--backend", backend, ("onnx", "openvino"))
     require_onnx(model)
     checkpoint = load_checkpoint(model, forms=("torch", "onnx"), show_progress=is_terminal())
     form = convert_checkpoint(checkpoint, out, precision, show_progress=is_terminal())

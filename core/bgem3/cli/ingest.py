@@ -15,6 +15,7 @@ from bgem3.cli.options import BackendOption, JsonOption, ModelOption, PrecisionO
 from bgem3.cli.output import console, is_terminal, write_json
 from bgem3.errors import InvalidInputError
 from bgem3.stores.addresses import HELP
+from bgem3.types import check_choice
 
 if TYPE_CHECKING:
     from bgem3.hybrid import HybridIndex
@@ -47,6 +48,7 @@ def ingest(
     from bgem3.stores.addresses import Address
 
     Address.parse(to)
+    check_choice("--engine", engine, ("local", "ray"))
     files = _files(paths)
     start = time.perf_counter()
     if engine == "ray":
@@ -55,10 +57,8 @@ def ingest(
         place = str(Path(model).absolute()) if Path(model).is_dir() else model
         job = IngestJob(to, place, {"backend": backend, "precision": precision}, text_field, id_field)
         count = ingest_on_ray(files, job, workers=workers, gpus=gpus)
-    elif engine == "local":
-        count = _ingest_here(files, to, text_field, id_field, (model, backend, precision))
     else:
-        raise InvalidInputError(f"--engine: got {engine!r}, expected local or ray")
+        count = _ingest_here(files, to, text_field, id_field, (model, backend, precision))
     seconds = time.perf_counter() - start
     if as_json:
         write_json({"texts": count, "seconds": seconds, "texts_per_second": count / seconds, "to": to})

@@ -108,8 +108,9 @@ def parse_weights(text: str) -> Weights:
         return tuned.weights
     try:
         dense, sparse, multi_vector = map(float, re.split("[/,]", text))
-        return Weights(dense, sparse, multi_vector)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise InvalidInputError(
-            f"weights: got {text!r}, expected balanced, long_document, lexical, three numbers as 1/0.3/1, or a file"
+            f"weights: got {text!r}, expected balanced, long_document, lexical, three numbers as 1/0.3/1, or a file. "
+            f"Fix: --weights 1/0.3/1"
         ) from error
+    return Weights(dense, sparse, multi_vector)

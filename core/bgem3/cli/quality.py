@@ -13,7 +13,7 @@ import typer
 from bgem3.cli.options import BackendOption, JsonOption, ModelOption, load_encoder, parse_weights
 from bgem3.cli.output import console, is_terminal, table, write_json_line
 from bgem3.errors import InvalidInputError, TuningWarning
-from bgem3.types import MODES, STRATEGIES, Lexical
+from bgem3.types import MODES, STRATEGIES, Lexical, check_choice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -152,8 +152,8 @@ def _tell(found: Tuning, out: Path, as_json: bool) -> None:
 def _choices(option: str, text: str, known: tuple[Choice, ...]) -> list[Choice]:
     """Return the values of an option with commas between them."""
     by_name = {str(one): one for one in known}
-    if unknown := [name for name in text.split(",") if name not in by_name]:
-        raise InvalidInputError(f"--{option}: got {unknown[0]!r}, expected some of {', '.join(by_name)}")
+    for name in text.split(","):
+        check_choice(f"--{option}", name, [*by_name])
     return [by_name[name] for name in text.split(",")]
 
 

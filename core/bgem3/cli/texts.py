@@ -10,7 +10,7 @@ from rich.markup import escape
 from bgem3.cli.options import BackendOption, JsonOption, ModelOption, PrecisionOption, load_encoder
 from bgem3.cli.output import HEAD_NAMES, console, is_terminal, read_texts, shortened, table, write_json, write_json_line
 from bgem3.errors import InvalidInputError
-from bgem3.types import HEADS, Head, Weights
+from bgem3.types import HEADS, Head, Weights, check_choice
 
 if TYPE_CHECKING:
     from bgem3.embeddings import M3Embeddings
@@ -80,9 +80,8 @@ def compare(
 
 
 def _heads(names: list[str] | tuple[Head, ...]) -> list[Head]:
-    unknown = [name for name in names if name not in HEADS]
-    if unknown:
-        raise InvalidInputError(f"--head: got {unknown[0]!r}, expected one of {', '.join(HEADS)}")
+    for name in names:
+        check_choice("--head", name, HEADS)
     return [head for head in HEADS if head in names]
 
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bgem3.errors import InvalidInputError, MissingExtraError, StoreWriteError
+from bgem3.errors import MissingExtraError, StoreWriteError
 from bgem3.evaluation.evaluate import Evaluation
 from bgem3.evaluation.measures import MEASURES
 from bgem3.evaluation.statistics import holm, mean_interval, paired_p
+from bgem3.types import check_choice
 
 HEADER = ("system", *MEASURES, "95 % interval", "p")
 
@@ -57,8 +58,8 @@ def baseline_of(systems: Sequence[str], baseline: str | None) -> str:
     Raises:
         InvalidInputError: no system has the baseline's name.
     """
-    if baseline is not None and baseline not in systems:
-        raise InvalidInputError(f"baseline: got {baseline!r}, expected one of {', '.join(systems)}")
+    if baseline is not None:
+        check_choice("baseline", baseline, systems)
     return systems[0] if baseline is None else baseline
 
 

@@ -8,7 +8,18 @@ from itertools import product
 from typing import get_args
 
 from bgem3.errors import InvalidInputError
-from bgem3.types import MODES, STRATEGIES, Lexical, Mode, SearchOptions, SearchPlan, Strategy, Weights, make_plan
+from bgem3.types import (
+    MODES,
+    STRATEGIES,
+    Lexical,
+    Mode,
+    SearchOptions,
+    SearchPlan,
+    Strategy,
+    Weights,
+    check_choice,
+    make_plan,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +44,7 @@ class System:
     def __post_init__(self) -> None:
         if meaningless := sorted(set(self.options) & {"k", "where", "exhaustive", "explain"}):
             raise InvalidInputError(f"options: {', '.join(meaningless)} cannot be measured. Fix: leave them out")
-        if self.lexical not in get_args(Lexical):
-            raise InvalidInputError(f"lexical: got {self.lexical!r}, expected one of {', '.join(get_args(Lexical))}")
+        check_choice("lexical", self.lexical, get_args(Lexical))
         self.plan(1)
 
     def plan(self, k: int) -> SearchPlan:

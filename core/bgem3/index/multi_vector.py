@@ -99,7 +99,8 @@ def get_codec(name: str, dim: int) -> Codec:
         codec = _FloatCodec(name, dim)
     else:
         raise InvalidInputError(
-            f"token_codec: got {name!r}, expected one of float32, float16, {', '.join(_BITS)}, or one with +pool2"
+            f"codec: got {name!r}, expected one of float32, float16, {', '.join(_BITS)}, or one with +pool2. "
+            f"Fix: codec='binary'"
         )
     return _PooledCodec(codec) if pooling else codec
 

@@ -41,7 +41,7 @@ from bgem3.stores.milvus_collection import (
     connect,
 )
 from bgem3.stores.milvus_filters import KEY, keys_in, to_milvus
-from bgem3.types import Chunk, FloatArray, Head, Hits, IndexSettings, IntArray, SearchPlan, Stage, Where
+from bgem3.types import Chunk, FloatArray, Head, Hits, IndexSettings, IntArray, SearchPlan, Stage, Where, check_choice
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -100,8 +100,7 @@ class MilvusStore:
             raise InvalidInputError(
                 "MilvusStore: expected exactly one of uri and client. Fix: MilvusStore('http://localhost:19530')"
             )
-        if token_vectors not in ("stored", "engine", "encode"):
-            raise InvalidInputError(f"token_vectors: got {token_vectors!r}, expected stored, engine or encode")
+        check_choice("token_vectors", token_vectors, ("stored", "engine", "encode"))
         if (token_vectors == "encode") != (encode is not None):
             raise InvalidInputError("encode: expected with token_vectors='encode', and only then. Fix: give both")
         get_codec(codec, 1)

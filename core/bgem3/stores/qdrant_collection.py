@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from bgem3.errors import (
     IndexMismatchError,
-    InvalidInputError,
     MissingExtraError,
     StoreAccessError,
     StoreConnectionError,
@@ -26,7 +25,7 @@ from bgem3.errors import (
 from bgem3.stores.engine import settings_from, with_retries
 from bgem3.stores.layouts import Layout
 from bgem3.stores.qdrant_filters import TOKENS, range_field
-from bgem3.types import Head, IndexSettings
+from bgem3.types import Head, IndexSettings, check_choice
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models
@@ -54,10 +53,8 @@ class CollectionOptions:
     range_keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.quantization not in ("none", "scalar", "binary"):
-            raise InvalidInputError(f"quantization: got {self.quantization!r}, expected none, scalar or binary")
-        if self.token_datatype not in ("float32", "float16", "uint8"):
-            raise InvalidInputError(f"token_datatype: got {self.token_datatype!r}, expected float32, float16 or uint8")
+        check_choice("quantization", self.quantization, ("none", "scalar", "binary"))
+        check_choice("token_datatype", self.token_datatype, ("float16", "float32", "uint8"))
 
 
 class QdrantCollection:

@@ -22,7 +22,7 @@ def test_convert_writes_a_folder_that_encodes(checkpoint, tmp_path):
 
 def test_an_unknown_backend_is_named(checkpoint, tmp_path):
     result = CliRunner().invoke(make_app(), ["convert", str(checkpoint), str(tmp_path), "--backend", "tpu"])
-    assert "backend: got 'tpu', expected onnx or openvino" in str(result.exception)
+    assert "backend: got 'tpu', expected one of onnx, openvino" in str(result.exception)
 
 
 def test_without_onnx_nothing_is_read_or_written(tmp_path, monkeypatch):

@@ -44,7 +44,7 @@ def test_eval_prints_json_alone(folder, checkpoint):
 
 
 def test_options_are_checked_before_the_model_is_loaded(folder):
-    with pytest.raises(InvalidInputError, match="--mode: got 'x', expected some of dense"):
+    with pytest.raises(InvalidInputError, match="--mode: got 'x', expected one of dense"):
         run("eval", folder, "--model", "nowhere", "--mode", "dense,x")
     with pytest.raises(InvalidInputError, match="baseline: got 'x', expected one of dense, sparse"):
         run("eval", folder, "--model", "nowhere", "--baseline", "x")
@@ -57,8 +57,11 @@ def test_weights(tmp_path):
     assert parse_weights("1/0.3/1") == Weights(1, 0.3, 1)
     Tuned("rrf", Weights(1, 2, 3)).save(tmp_path / "tuned.json")
     assert parse_weights(str(tmp_path / "tuned.json")) == Weights(1, 2, 3)
-    for bad in ("heavy", "1/x/1", "1/2/3/4", "1/-1/1", "1", "1/0"):
-        with pytest.raises(InvalidInputError, match="weights:"):
+    for bad in ("heavy", "1/x/1", "1/2/3/4", "1", "1/0"):
+        with pytest.raises(InvalidInputError, match="weights: got '.*Fix: --weights 1/0.3/1"):
+            parse_weights(bad)
+    for bad, why in (("1/-1/1", "sparse must be a finite number >= 0, got -1.0"), ("0/0/0", "the sum must be > 0")):
+        with pytest.raises(InvalidInputError, match=f"weights: {why}"):
             parse_weights(bad)
 
 

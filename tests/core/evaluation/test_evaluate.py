@@ -124,7 +124,7 @@ def test_equal_passages_stand_as_in_an_index(tmp_path):
 
 def test_what_cannot_be_measured_is_said_before_anything_is_encoded(labelled, tmp_path, monkeypatch):
     encoder, dataset = FakeEncoder(), Dataset.read(labelled)
-    with pytest.raises(InvalidInputError, match="token_codec: got 'x'"):
+    with pytest.raises(InvalidInputError, match="codec: got 'x'"):
         evaluate(dataset, encoder, make_systems(codecs=("x",)), cache=tmp_path)
     monkeypatch.setitem(sys.modules, "ir_measures", None)
     with pytest.raises(MissingExtraError, match=r"bgem3\[eval\]"):

@@ -260,7 +260,7 @@ def test_what_is_too_large(server, store):
     [
         ({}, "exactly one of uri and client"),
         ({"uri": "./folder"}, "uri: expected a path ending in .db or a URL"),
-        ({"uri": "m.db", "token_vectors": "some"}, "token_vectors: got 'some', expected stored, engine or encode"),
+        ({"uri": "m.db", "token_vectors": "some"}, "token_vectors: got 'some', expected one of stored, engine, encode"),
         ({"uri": "m.db", "token_vectors": "encode"}, "encode: expected with token_vectors='encode'"),
     ],
 )

@@ -184,7 +184,7 @@ def test_a_folder_is_written_to_from_another_thread_where_sqlite_is_built_for_on
 def test_one_place():
     with pytest.raises(InvalidInputError, match="exactly one of path, url and client"):
         QdrantStore()
-    with pytest.raises(InvalidInputError, match="quantization: got 'tiny', expected none, scalar or binary"):
+    with pytest.raises(InvalidInputError, match="quantization: got 'tiny', expected one of none, scalar, binary"):
         QdrantStore(":memory:", quantization="tiny")
 
 
