@@ -25,7 +25,9 @@ def to_weights(weights: WeightsLike | None) -> Weights:
     if isinstance(weights, Weights):
         return weights
     if not isinstance(weights, Mapping) or not set(weights) <= set(HEADS):
-        raise InvalidInputError(f"weights: got {weights!r}, expected Weights or a mapping with keys {', '.join(HEADS)}")
+        raise InvalidInputError(
+            f"weights: got {weights!r}, expected Weights or a mapping with keys {', '.join(HEADS)}. Fix: {{'dense': 1}}"
+        )
     return Weights(**{head: weights.get(head, 0.0) for head in HEADS})
 
 
@@ -38,7 +40,8 @@ def to_options(given: Mapping[str, Any]) -> SearchOptions:
     """
     if unknown := set(given) - _NAMES:
         raise InvalidInputError(
-            f"unknown search options {', '.join(sorted(unknown))}; expected some of {', '.join(sorted(_NAMES))}"
+            f"unknown search options {', '.join(sorted(unknown))}; expected some of {', '.join(sorted(_NAMES))}. "
+            f"Fix: leave out what is unknown"
         )
     options = {name: value for name, value in given.items() if name != "filter"}
     where = given.get("filter")

@@ -49,7 +49,7 @@ class BGEM3RescoringRetriever(BaseRetriever):
             super().__init__(**fields)
             if not isinstance(self.source, (VectorStore, BaseRetriever)):
                 raise InvalidInputError(
-                    f"vectorstore: got {type(self.source).__name__}, expected a VectorStore or a BaseRetriever"
+                    f"vectorstore: got {type(self.source).__name__}, expected a VectorStore or a BaseRetriever. Fix: vectorstore=one of them"
                 )
             self._depth(self.k, self.fetch_k)
             self._wanted(self.filter)

@@ -20,7 +20,7 @@ from llama_index.core.vector_stores.types import (
 )
 
 from bgem3.errors import BGEM3Warning, InvalidInputError
-from bgem3.types import Hit, Lexical, SearchOptions, Strategy, Weights
+from bgem3.types import Hit, Lexical, SearchOptions, Strategy, Weights, check_choice
 from llamaindex_bgem3.nodes import EVERYTHING, node_filter, to_node
 
 if TYPE_CHECKING:
@@ -260,9 +260,7 @@ class BGEM3VectorStore(BasePydanticVectorStore):
         return engine
 
     def _check(self, query: VectorStoreQuery) -> None:
-        if query.mode not in _MODES:
-            names = ", ".join(mode.value for mode in _MODES)
-            raise InvalidInputError(f"mode: got {VectorStoreQueryMode(query.mode).value!r}, expected one of {names}")
+        check_choice("mode", VectorStoreQueryMode(query.mode).value, [mode.value for mode in _MODES])
         if query.alpha is not None and not 0 <= query.alpha <= 1:
             raise InvalidInputError(f"alpha: got {query.alpha}, expected 0 (sparse) to 1 (dense). Fix: alpha=0.5")
         if query.query_str is None and query.mode not in _DENSE:

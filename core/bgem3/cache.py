@@ -69,7 +69,7 @@ class EmbeddingCache:
 
     def __init__(self, folder: str | Path, max_bytes: int | None = DEFAULT_BYTES) -> None:
         if max_bytes is not None and max_bytes < 1:
-            raise InvalidInputError(f"cache_bytes: got {max_bytes}, expected at least 1, or None for no bound")
+            raise InvalidInputError(f"cache_bytes: got {max_bytes}, expected at least 1. Fix: None for no bound")
         self._max_bytes = max_bytes
         self._room = 0  # bytes that may be written before the sum is taken again
         self._lock = Lock()

@@ -109,7 +109,7 @@ async def standalone_question(turns: Sequence[Turn], model: ChatModel | None) ->
         ChatModelError: the model gave no answer.
     """
     if not turns or turns[-1].role != "user":
-        raise InvalidInputError("messages: the last one must be the user's question")
+        raise InvalidInputError("messages: the last one must be the user's question. Fix: {'role': 'user', ...} last")
     question = turns[-1].content
     if model is None or len(turns) == 1:
         return question

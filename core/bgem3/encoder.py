@@ -209,7 +209,7 @@ class M3Encoder:
         """
         chosen = _check_heads(heads)
         if tokens < 1:
-            raise InvalidInputError(f"tokens: got {tokens}, expected at least 1")
+            raise InvalidInputError(f"tokens: got {tokens}, expected at least 1. Fix: leave it out")
         parts = token_runs(check_stream(texts), partial(self._prepare, max_length), tokens, _TOKENISE_TEXTS)
         return (self._run(sequences, chosen) for sequences in ahead(parts))
 
@@ -391,9 +391,7 @@ class M3Encoder:
 def _check_heads(heads: Collection[Head]) -> tuple[Head, ...]:
     chosen = {heads} if isinstance(heads, str) else set(heads)
     if not chosen or not chosen <= set(HEADS):
-        raise InvalidInputError(
-            f"heads: got {sorted(chosen)}, expected one or more of {', '.join(HEADS)}. Fix: leave it out for all"
-        )
+        raise InvalidInputError(f"heads: got {sorted(chosen)}, expected some of {', '.join(HEADS)}. Fix: leave it out")
     return tuple(head for head in HEADS if head in chosen)
 
 

@@ -98,7 +98,7 @@ def check_id(value: object) -> str:
 def check_ids(ids: Sequence[str]) -> list[str]:
     """Return a list of ids, or raise InvalidInputError where it is no list of ids."""
     if isinstance(ids, str) or not isinstance(ids, Iterable):
-        got = f"one str. Fix: [{ids!r}]" if isinstance(ids, str) else type(ids).__name__
+        got = f"one str. Fix: [{ids!r}]" if isinstance(ids, str) else f"{type(ids).__name__}. Fix: a list"
         raise InvalidInputError(f"ids: expected a list of strings, got {got}")
     return [check_id(one) for one in ids]
 

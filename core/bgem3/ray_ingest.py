@@ -66,7 +66,9 @@ def ingest_on_ray(
         raise MissingExtraError("ray", "ray", "Ingesting with --engine ray") from error
     kinds = {path.suffix for path in paths}
     if len(kinds) != 1 or not kinds <= {".jsonl", ".parquet"}:
-        raise InvalidInputError(f"paths: expected files ending .jsonl, or all .parquet, got {sorted(kinds)}")
+        raise InvalidInputError(
+            f"paths: expected files ending .jsonl, or all .parquet, got {sorted(kinds)}. Fix: ingest each kind on its own"
+        )
     places = [str(path.absolute()) for path in paths]
     records = ray.data.read_parquet(places) if kinds == {".parquet"} else ray.data.read_json(places)
     # fewer blocks than workers would leave some without work

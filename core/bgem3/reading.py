@@ -44,7 +44,9 @@ def read_passages(name: str, content: bytes, *, size: int = 1200) -> Iterator[Ch
     """
     kind = name.rpartition(".")[2].lower()
     if kind not in READERS:
-        raise InvalidInputError(f"{name}: unknown kind, expected one of {', '.join(sorted(READERS))}")
+        raise InvalidInputError(
+            f"{name}: unknown kind, expected one of {', '.join(sorted(READERS))}. Fix: save it as one of them"
+        )
     if size < 1:
         raise InvalidInputError(f"size: got {size}, expected at least 1 character. Fix: size=1200")
     number = 0
@@ -117,7 +119,9 @@ def _csv(source: str, content: bytes) -> Iterator[_Piece]:
         for piece, fields in _records(source, ((rows.line_num, row) for row in rows)):
             yield piece, {key: value if key == "id" else _typed(str(value)) for key, value in fields.items()}
     except csv.Error as error:
-        raise InvalidInputError(f"{source}, line {rows.line_num}: not a readable table ({error})") from error
+        raise InvalidInputError(
+            f"{source}, line {rows.line_num}: not a readable table ({error}). Fix: save it as csv again"
+        ) from error
 
 
 def _typed(text: str) -> MetadataValue:
@@ -136,7 +140,7 @@ def _records(source: str, rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterato
         if field is None:
             raise InvalidInputError(
                 f"{source}, line {number}: no text, expected one of the fields {', '.join(TEXT_FIELDS)}, "
-                f"got {', '.join(map(str, list(row)[:8]))}"
+                f"got {', '.join(map(str, list(row)[:8]))}. Fix: rename the field"
             )
         check_text(row[field], f"{source}, line {number}: {field}")
         yield row[field], _metadata({key: value for key, value in row.items() if key != field})

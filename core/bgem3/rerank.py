@@ -74,7 +74,9 @@ class Reranker:
         names: dict[str, str] = {}
         for position, pair in enumerate(pairs):
             if not isinstance(pair, tuple | list) or [isinstance(text, str) for text in pair] != [True, True]:
-                raise InvalidInputError(f"pairs[{position}]: expected a query and a passage, two strings")
+                raise InvalidInputError(
+                    f"pairs[{position}]: expected a query and a passage, two strings. Fix: (query, passage)"
+                )
             for side, text in enumerate(pair):
                 names.setdefault(check_text(text, f"pairs[{position}][{side}]"), f"pairs[{position}][{side}]")
         if not len(pairs):

@@ -49,7 +49,7 @@ class Limits:
         for name in self.__slots__:
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise InvalidInputError(f"{name}: got {value}, expected a number >= 1")
+                raise InvalidInputError(f"{name}: got {value}, expected a number >= 1. Fix: {name}=1 or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +81,8 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         if any(not key or not key.isascii() for key in self.api_keys):
-            raise InvalidInputError("api_keys: got an empty key or one that is not ASCII, which no header can carry")
+            raise InvalidInputError(
+                "api_keys: got an empty key or one that is not ASCII, which no header can carry. Fix: printable ASCII"
+            )
         if self.db is not None and Path(self.db).is_file():
             raise InvalidInputError(f"db: {self.db} is a file, expected a folder. Fix: the folder it stands in")

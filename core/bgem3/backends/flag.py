@@ -32,7 +32,9 @@ class FlagBackend:
 
     def __init__(self, checkpoint: Checkpoint, *, precision: str = "float32", device: str | None = None) -> None:
         if precision not in ("float32", "float16"):
-            raise BackendError(f"precision: FlagEmbedding has float32 and float16, got {precision!r}")
+            raise BackendError(
+                f"precision: FlagEmbedding has float32 and float16, got {precision!r}. Fix: precision='float32'"
+            )
         self.precision = precision
         self.device = device or "cpu"
         self.dim = checkpoint.config.hidden_size

@@ -37,7 +37,7 @@ class Server:
 
     def __init__(self, base_url: str, *, api_key: str | None, timeout: float, connections: int) -> None:
         if not timeout > 0:
-            raise InvalidInputError(f"timeout: got {timeout}, expected seconds above 0")
+            raise InvalidInputError(f"timeout: got {timeout}, expected seconds above 0. Fix: timeout=60")
         if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
             raise InvalidInputError("api_key: holds characters that no header can carry. Fix: printable ASCII")
         address = base_url.rstrip("/").removesuffix("/v1")

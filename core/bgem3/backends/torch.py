@@ -64,7 +64,9 @@ class TorchBackend:
         num_threads: int | None = None,
     ) -> None:
         if precision not in _DTYPES:
-            raise BackendError(f"precision: torch has {', '.join(_DTYPES)}, got {precision!r}")
+            raise BackendError(
+                f"precision: torch has {', '.join(_DTYPES)}, got {precision!r}. Fix: precision='float32'"
+            )
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         self.precision = precision

@@ -155,7 +155,7 @@ def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
         elif path.is_dir():
             found = [one for one in sorted(path.rglob("*")) if one.is_file() and one.suffix.lower()[1:] in READERS]
             if not found:
-                raise InvalidInputError(f"{path}: no {', '.join(sorted(READERS))} file in it")
+                raise InvalidInputError(f"{path}: no {', '.join(sorted(READERS))} file in it. Fix: another folder")
             yield from ((one, one.relative_to(path).as_posix()) for one in found)
         else:
             yield path, path.name
@@ -165,4 +165,6 @@ def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InvalidInputError(f"{path}: cannot be read ({error.strerror})") from error
+        raise InvalidInputError(
+            f"{path}: cannot be read ({error.strerror}). Fix: the path of a file or folder"
+        ) from error

@@ -84,7 +84,7 @@ class Dataset:
             InvalidInputError: `n` below 1.
         """
         if n is not None and n < 1:
-            raise InvalidInputError(f"queries: expected a number >= 1, got {n}")
+            raise InvalidInputError(f"queries: expected a number >= 1, got {n}. Fix: queries=100, or None for all")
         if n is None or n >= len(self.queries):
             return self
         return self.only(random.Random(seed).sample(sorted(self.queries), n))

@@ -78,7 +78,9 @@ def evaluate(
     """
     chosen = make_systems() if systems is None else systems
     if not chosen or len({system.name for system in chosen}) != len(chosen):
-        raise InvalidInputError(f"systems: expected one or more with different names, got {[s.name for s in chosen]}")
+        raise InvalidInputError(
+            f"systems: expected one or more with different names, got {[s.name for s in chosen]}. Fix: make_systems()"
+        )
     require_measures()
     candidates = candidates_for(dataset, CachedEncoder(encoder, cache), chosen, show_progress=show_progress)
     return Evaluation(

@@ -96,7 +96,7 @@ def tune(
     """
     if len(dataset.queries) < 2 * FOLDS:
         raise InvalidInputError(
-            f"queries: got {len(dataset.queries)}, expected {2 * FOLDS} or more; 50 to 200 are usual"
+            f"queries: got {len(dataset.queries)}, expected {2 * FOLDS} or more. Fix: label some more, 50 to 200 are usual"
         )
     require_measures()
     systems = grid(strategies, lexical, codec)

@@ -369,7 +369,9 @@ def _searches(query: M3Embeddings, plan: SearchPlan) -> list[_Search]:
     if plan.mode == "hybrid" and plan.strategy == "cascade":
         depth = max(*plan.cascade, plan.k)
     if depth > _MOST_HITS:
-        raise InvalidInputError(f"k, fetch_k, cascade: Milvus returns at most {_MOST_HITS:,} results, got {depth:,}")
+        raise InvalidInputError(
+            f"k, fetch_k, cascade: Milvus returns at most {_MOST_HITS:,} results, got {depth:,}. Fix: a smaller depth"
+        )
     searches: list[_Search] = []
     if plan.mode != "sparse":
         params = {"metric_type": "IP", "params": {"ef": max(depth, 128)}}
