@@ -17,7 +17,7 @@ from bgem3.calibration import calibration_texts, observe
 from bgem3.checkpoint import load_checkpoint
 from bgem3.convert import convert_checkpoint, find_or_convert
 from bgem3.encoder import M3Encoder
-from bgem3.errors import CheckpointError, CheckpointFileError, InvalidInputError, MissingExtraError
+from bgem3.errors import BackendError, CheckpointError, CheckpointFileError, InvalidInputError, MissingExtraError
 from bgem3.packed_graph import MOST_MOVED
 from bgem3.tokenizer import M3Tokenizer
 from bgem3.weights import read_weights

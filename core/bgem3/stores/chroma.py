@@ -24,7 +24,7 @@ from bgem3.index_settings import check_lengths, encode_passages, settings_of
 from bgem3.stores.base import check_settings
 from bgem3.stores.chroma_embedded import check_not_forked, folder_of, require_chroma, require_collection
 from bgem3.stores.chroma_graph import Graph
-from bgem3.stores.chroma_opening import Opener, agree, check_folders, prepare, settle
+from bgem3.stores.chroma_opening import Opener, agree, check_folders, check_name, prepare, settle
 from bgem3.stores.chroma_readers import Readers
 from bgem3.stores.chroma_search import ChromaSearcher, retried
 from bgem3.stores.layouts import passage_of
@@ -51,7 +51,7 @@ class ChromaStore:
 
     Args:
         path: Folder of an embedded Chroma; made when it is not there.
-        collection: Its name, 3 to 512 characters of a-z, A-Z, 0-9, dot, dash and underscore.
+        collection: Its name, 3 to 200 characters of a-z, A-Z, 0-9, dot, dash and underscore.
         client: A Chroma client instead of `path`, e.g. `chromadb.HttpClient(...)`.
         sidecar: Folder of the sidecar file; needed with `client`, beside Chroma's files otherwise.
         codec: How token vectors are kept: float32, float16, int8, int4, int2 or binary; `get_codec` tells
@@ -59,7 +59,8 @@ class ChromaStore:
             collection is made.
 
     Raises:
-        InvalidInputError, MissingExtraError: both or neither of `path` and `client`, no path, an unknown codec; no chromadb.
+        InvalidInputError: both or neither of `path` and `client`, no path, a bad name, or an unknown codec.
+        MissingExtraError: the package chromadb is not installed.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class ChromaStore:
         if sidecar is None and path is None:
             raise InvalidInputError("sidecar: a client needs a folder for the sidecar. Fix: sidecar='./side'")
         check_folders(path=path, sidecar=sidecar)
+        check_name(collection)
         get_codec(codec, 1)
         require_chroma()
         # Resolved: Chroma keeps its clients by the path as it was written, whatever folder that meant then.

@@ -32,6 +32,8 @@ _log = logging.getLogger(__name__)
 _SLICE = 1000
 # What a database opens: not the end of a string, not half of a surrogate pair.
 _PATH = re.compile("[^\0\ud800-\udfff]+")
+# Chroma's own rule, but for the length: it takes 512 characters, and a name of ours is part of a file's.
+_NAME = re.compile(r"(?!.*\.\.)(?!([0-9]+\.){3}[0-9]+$)[a-zA-Z0-9][a-zA-Z0-9._-]{1,198}[a-zA-Z0-9]")
 
 
 def check_folders(**folders: object) -> None:
@@ -43,6 +45,19 @@ def check_folders(**folders: object) -> None:
     for name, folder in folders.items():
         if folder is not None and not (isinstance(folder, str | PathLike) and _PATH.fullmatch(str(folder))):
             raise InvalidInputError(f"{name}: expected the path of a folder, got {folder!r}. Fix: {name}='./db'")
+
+
+def check_name(collection: object) -> None:
+    """Refuse a collection's name that Chroma refuses, before it names a file.
+
+    Raises:
+        InvalidInputError: says what a name is.
+    """
+    if not isinstance(collection, str) or not _NAME.fullmatch(collection):
+        raise InvalidInputError(
+            f"collection: got {collection!r}, expected 3 to 200 of a-z, A-Z, 0-9, dot, dash, underscore, a letter or digit "
+            f"first and last, no two dots in a row, no IP address. Fix: collection='bgem3'"
+        )
 
 
 def prepare(path: Path, *, exists: bool) -> None:

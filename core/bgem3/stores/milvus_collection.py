@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from bgem3.errors import (
@@ -20,6 +21,7 @@ from bgem3.errors import (
     StoreLockedError,
     StoreNotFoundError,
     StoreVersionError,
+    StoreWriteError,
 )
 from bgem3.redact import without_user
 from bgem3.stores.engine import settings_from
@@ -213,6 +215,7 @@ def connect(uri: str, token: str, timeout: float) -> MilvusClient:
     Raises:
         MissingExtraError: pymilvus is not installed.
         StoreLockedError: another process has the file open.
+        StoreWriteError: the path cannot be written to.
         StoreConnectionError, StoreAccessError: the server cannot be reached, or refuses the token.
     """
     try:
@@ -222,7 +225,7 @@ def connect(uri: str, token: str, timeout: float) -> MilvusClient:
     if "://" not in uri:
         if not uri.endswith(".db"):
             raise InvalidInputError(f"uri: expected a path ending in .db or a URL, got {uri!r}. Fix: uri='./milvus.db'")
-        Path(uri).absolute().parent.mkdir(parents=True, exist_ok=True)
+        _check_folder(Path(uri))
     try:
         return MilvusClient(uri, token=token, timeout=timeout)
     except Exception as error:  # as in `MilvusCollection._errors`
@@ -234,6 +237,15 @@ def connect(uri: str, token: str, timeout: float) -> MilvusClient:
                 f"Fix: end it, or MilvusStore('http://...') with a server"
             ) from error
         raise to_store_error(error, without_user(uri)) from error
+
+
+def _check_folder(place: Path) -> None:
+    """Write to milvus-lite's folder, since its own error does not tell a folder that refuses from one that is open."""
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=place).close()
+    except OSError as error:
+        raise StoreWriteError(f"{place}: cannot be written ({error}). Fix: uri= a path that can be written") from error
 
 
 def is_passing(error: BaseException) -> bool:

@@ -1,12 +1,9 @@
 """What only the Chroma store has: two programs in step. The contract suite tests the rest."""
 
-import os
 import sqlite3
 import subprocess
 import sys
-import tempfile
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import closing
 
 import chromadb
 import numpy as np
@@ -29,6 +26,7 @@ from bgem3.stores.chroma_upkeep import Report, compact, verify
 from bgem3.types import HEADS, Chunk, SearchPlan
 from tests.support import chroma_writer
 from tests.support.full_disk import file_size_limit
+from tests.support.read_only import open_folder, without_rights
 from tests.support.vectors import SETTINGS, embed
 
 
@@ -163,42 +161,18 @@ def test_a_disk_that_is_full_at_any_write(folder, limit):
     again.close()
 
 
-@pytest.fixture
-def read_only_folder():
-    """A folder that is not writable, also where the tests run as root."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        yield folder
-        folder.chmod(0o755)
-
-
-@contextmanager
-def without_rights(folder):
-    """Take the right to write; root has it always, so give up being root for a while."""
-    folder.chmod(0o555)
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
-        folder.chmod(0o755)
-
-
-def test_a_read_only_folder(read_only_folder):
-    with without_rights(read_only_folder), pytest.raises(StoreWriteError, match="Fix: choose a writable path"):
-        opened(read_only_folder / "db")
-    store = opened(read_only_folder)
-    kept = put(store, "a")
-    store.close()
-    with without_rights(read_only_folder), pytest.raises(StoreWriteError, match="Fix: make the folder writable"):
-        opened(read_only_folder)
-    again = opened(read_only_folder)
-    assert_whole(again, kept[0])
-    again.close()
+def test_a_read_only_folder():
+    with open_folder() as folder:
+        with without_rights(folder), pytest.raises(StoreWriteError, match="Fix: choose a writable path"):
+            opened(folder / "db")
+        store = opened(folder)
+        kept = put(store, "a")
+        store.close()
+        with without_rights(folder), pytest.raises(StoreWriteError, match="Fix: make the folder writable"):
+            opened(folder)
+        again = opened(folder)
+        assert_whole(again, kept[0])
+        again.close()
 
 
 def test_what_chroma_refuses_changes_nothing(folder, store):

@@ -19,12 +19,14 @@ from bgem3.errors import (
     StoreConnectionError,
     StoreError,
     StoreVersionError,
+    StoreWriteError,
 )
 from bgem3.stores import milvus
 from bgem3.stores.addresses import Address
 from bgem3.stores.foreign import read_foreign
 from bgem3.types import Chunk, Matches, SearchPlan
 from tests.support.milvus_server import MilvusServer
+from tests.support.read_only import open_folder, without_rights
 from tests.support.vectors import SETTINGS, embed
 
 TEXTS = [f"text {i}" for i in range(50)]
@@ -267,6 +269,24 @@ def test_what_is_too_large(server, store):
 def test_bad_options(options, message):
     with pytest.raises(InvalidInputError, match=message):
         MilvusStore(**options)
+
+
+def test_a_place_that_is_no_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "old.db").write_text("of milvus-lite 2")
+    for place in ("file/m.db", "old.db"):
+        with pytest.raises(StoreWriteError, match=r"cannot be written \(.*Fix: uri= a path that can be written"):
+            MilvusStore(tmp_path / place)
+
+
+def test_a_place_that_cannot_be_written():
+    with open_folder() as folder:
+        (folder / "m.db").mkdir()
+        with (
+            without_rights(folder / "m.db"),
+            pytest.raises(StoreWriteError, match=r"m\.db: cannot be written \(.*Fix: uri= a path that can be written"),
+        ):
+            MilvusStore(folder / "m.db")
 
 
 def test_a_bad_name(server):

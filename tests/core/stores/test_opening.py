@@ -10,7 +10,7 @@ import pytest
 from qdrant_client import models
 
 from bgem3 import HybridIndex, M3Encoder
-from bgem3.errors import IndexMismatchError, StoreAccessError, StoreConnectionError, StoreError
+from bgem3.errors import IndexMismatchError, InvalidInputError, StoreAccessError, StoreConnectionError, StoreError
 from bgem3.stores.chroma import ChromaStore
 from bgem3.stores.chroma_embedded import delete_collection
 from bgem3.stores.chroma_rescue import rescue
@@ -126,3 +126,10 @@ def test_a_drop_that_was_cut_off_can_be_made_again(tmp_path, checkpoint):
     assert collection_names(str(tmp_path)) == ["tea"]
     drop_collection(str(tmp_path), "tea")
     assert collection_names(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize("name", ["ab", "-ab", "a..b", "../../up", "1.2.3.4", "茶茶茶", "a" * 201, "", 5])
+def test_a_bad_name_leaves_no_file(tmp_path, name):
+    with pytest.raises(InvalidInputError, match=r"collection: got .*Fix: collection='bgem3'"):
+        open_store(str(tmp_path / "db"), name)
+    assert not [*tmp_path.iterdir()]
