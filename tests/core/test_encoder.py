@@ -217,7 +217,7 @@ def test_reading_as_an_index_was_made(checkpoint):
     encoder = M3Encoder.from_pretrained(checkpoint)
     settings = settings_of(M3Encoder.from_pretrained(checkpoint, max_length=8, overflow="error"), "m3")
     other = encoder.reading_as(settings)
-    with pytest.raises(TextTooLongError):
+    with pytest.raises(TextTooLongError, match="max_length is 8"):
         other.encode(["long " * 50])
     assert other._gate is encoder._gate
     assert encoder.reading_as(settings_of(encoder, "m3")) is encoder

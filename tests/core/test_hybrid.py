@@ -176,7 +176,7 @@ def test_embeddings_of_another_width_are_refused(index, encoder, head):
     with pytest.raises(InvalidInputError, match=message):
         index.search_embedded(M3Embeddings(**heads))
     assert index.get(["1"]) == [Chunk("1", "before")]
-    with pytest.raises(HeadNotEncodedError):
+    with pytest.raises(HeadNotEncodedError, match="sparse: this head was not encoded"):
         index.add_embedded([Chunk("1", "x")], M3Embeddings(dense=there.dense))
 
 
@@ -238,7 +238,7 @@ async def test_many_texts_are_checked_beside_the_loop():
     index = HybridIndex(FakeEncoder(), MemoryStore())
     texts, metadatas = ["x"] * 200_000, [*[{}] * 199_999, {"a": None}]
     async with heartbeat():
-        with pytest.raises(InvalidMetadataError):
+        with pytest.raises(InvalidMetadataError, match=r"metadatas\[199999\]\['a'\]"):
             await index.aadd(texts, metadatas=metadatas)
 
 

@@ -216,7 +216,7 @@ def test_many_marks_take_no_long_time(saved):
     marks = 200_000  # 20,000,000,000 steps if each looked at the whole stack
     description = b"\x80\x02" + b")" * marks + b"(t" * marks + b"."
     rewrite(saved, lambda name, content: description if name.endswith("data.pkl") else content)
-    with pytest.raises(CheckpointFileError):
+    with pytest.raises(CheckpointFileError, match="something else than a flat dictionary"):
         read_torch_file(saved)
 
 
