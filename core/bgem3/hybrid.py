@@ -75,9 +75,9 @@ class HybridIndex:
         self._tuned = tuned if isinstance(tuned, Tuned) else Tuned.load(tuned) if tuned else Tuned()
         self._wanted = settings_of(encoder, lexical)
         self._tuned.check(self._wanted)
+        getattr(store, "use_encoder", lambda _: None)(encoder)
         self._settings = store.open(self._wanted)
-        self._warned = False
-        self._closed = False
+        self._warned = self._closed = False
         # One writer at a time, so that two threads adding the same id cannot interleave.
         self._writing = Lock()
 

@@ -30,7 +30,7 @@ def backfill(
     text_field: Annotated[str | None, typer.Option(help="Qdrant, Milvus: the field of the text.")] = None,
     metadata_field: Annotated[str, typer.Option(help="Qdrant: the field of the metadata.")] = "metadata",
     codec: Annotated[
-        str, typer.Option(help="Chroma: how token vectors are kept: float32, float16, int8, int4, int2, binary.")
+        str, typer.Option(help="Chroma: how token vectors are kept: float32, float16, int8, int4, int2, binary, none.")
     ] = "binary",
     model: ModelOption = "BAAI/bge-m3",
     backend: BackendOption = "auto",

@@ -14,7 +14,8 @@ class Store(Protocol):
     """Keeps chunks with all three representations, and answers a whole search plan.
 
     A store that is an engine runs the plan there; an embedded one hands its parts to
-    `bgem3.stores.local.run_plan`. Every method raises `StoreClosedError` after `close`.
+    `bgem3.stores.local.run_plan`. Every method raises `StoreClosedError` after `close`. One that may have to encode
+    again has a method `use_encoder` besides, to which an index gives its encoder before it opens the store.
     """
 
     def open(self, settings: IndexSettings | None = None) -> IndexSettings:

@@ -17,7 +17,6 @@ from bgem3.embeddings import M3Embeddings
 from bgem3.errors import InvalidInputError, StoreClosedError, StoreError, StoreWriteError
 from bgem3.index.files import CollectionFiles
 from bgem3.index.lexical import LexicalIndex
-from bgem3.index.multi_vector import Codec, get_codec
 from bgem3.index.sidecar import Pending, Sidecar, hash_text, new_rows, old_rows
 from bgem3.index.snapshot import Snapshot
 from bgem3.index_settings import check_lengths, encode_passages, settings_of
@@ -26,7 +25,7 @@ from bgem3.stores.chroma_embedded import check_not_forked, folder_of, require_ch
 from bgem3.stores.chroma_graph import Graph
 from bgem3.stores.chroma_opening import Opener, agree, check_folders, check_name, prepare, settle
 from bgem3.stores.chroma_readers import Readers
-from bgem3.stores.chroma_search import ChromaSearcher, retried
+from bgem3.stores.chroma_search import ChromaSearcher, NotKept, codec_of, retried
 from bgem3.stores.layouts import passage_of
 from bgem3.stores.local import run_plan
 from bgem3.stores.writer_lock import WriterLock
@@ -55,8 +54,8 @@ class ChromaStore:
         client: A Chroma client instead of `path`, e.g. `chromadb.HttpClient(...)`.
         sidecar: Folder of the sidecar file; needed with `client`, beside Chroma's files otherwise.
         codec: How token vectors are kept: float32, float16, int8, int4, int2 or binary; `get_codec` tells
-            of more. At dim 1,024 and 200 tokens a chunk that is 819, 410, 206, 103, 52 and 26 kB. Fixed when the
-            collection is made.
+            of more. At dim 1,024 and 200 tokens a chunk that is 819, 410, 206, 103, 52 and 26 kB. `none`: not at all,
+            the index's encoder reads each candidate again. Fixed when the collection is made.
 
     Raises:
         InvalidInputError: both or neither of `path` and `client`, no path, a bad name, or an unknown codec.
@@ -78,7 +77,8 @@ class ChromaStore:
             raise InvalidInputError("sidecar: a client needs a folder for the sidecar. Fix: sidecar='./side'")
         check_folders(path=path, sidecar=sidecar)
         check_name(collection)
-        get_codec(codec, 1)
+        self._not_kept = NotKept(collection)
+        codec_of(codec, 1, self._not_kept)
         require_chroma()
         # Resolved: Chroma keeps its clients by the path as it was written, whatever folder that meant then.
         self._path = Path(path).resolve() if path is not None else None
@@ -147,6 +147,10 @@ class ChromaStore:
                 self._open(settings)
             check_settings(self._settings, settings or self._settings)
             return self._settings
+
+    def use_encoder(self, encoder: M3Encoder) -> None:
+        """Take what reads candidates again, where the codec keeps no token vectors."""
+        self._not_kept.encoder = encoder
 
     @property
     def settings(self) -> IndexSettings:
@@ -236,11 +240,6 @@ class ChromaStore:
         """Read one state beside other threads; again where another process changed it meanwhile."""
         return retried(partial(self._readers.run, partial(self.reading, graph=graph), read), self._changed_elsewhere)
 
-    @property
-    def snapshot(self) -> Snapshot:
-        """The lexical index on disk."""
-        return self._snapshot
-
     def reload(self) -> None:
         """Read the lexical index again, after rows were put in beside `upsert`."""
         with self._lock:
@@ -258,7 +257,7 @@ class ChromaStore:
             if self._opened and not self._closed and self._process == os.getpid():
                 self._readers.close()
                 if self._writer.held:
-                    self._snapshot.keep_up(self._searcher.lexical.segments(), _SAVED_AT_END)
+                    self.snapshot.keep_up(self._searcher.lexical.segments(), _SAVED_AT_END)
                     self._lost = self._lost or not self._collection.save()
                 self._collection.close()
                 if self._writer.held and not self._lost:
@@ -292,7 +291,7 @@ class ChromaStore:
         with ExitStack() as after_error:
             self._sidecar = after_error.enter_context(closing(Sidecar(path, codec=self._codec_name)))
             self._settings = agree(self._sidecar, settings)
-            self._codec: Codec = get_codec(self._sidecar.codec, self._settings.multi_dim)
+            self._codec = codec_of(self._sidecar.codec, self._settings.multi_dim, self._not_kept)
             folder = self._path or folder_of(self._client)
             self._graph = Graph(folder, self._name, lock=self._files.graph_lock, sidecar=self._sidecar)
             guards = self._sidecar, self._writer, self._graph
@@ -317,8 +316,8 @@ class ChromaStore:
     def _load(self, graph_row: int) -> None:
         """Map the lexical index from its snapshot."""
         weighting = self._settings.lexical
-        self._snapshot = Snapshot(self._files.lexical, owner=self._sidecar.uuid, weighting=weighting)
-        lexical = LexicalIndex(weighting, self._snapshot.restore(self._sidecar.highest()))
+        self.snapshot = Snapshot(self._files.lexical, owner=self._sidecar.uuid, weighting=weighting)
+        lexical = LexicalIndex(weighting, self.snapshot.restore(self._sidecar.highest()))
         self._searcher = ChromaSearcher(self._sidecar, self._collection, lexical, self._codec, graph_row=graph_row)
         self._follow()
 
@@ -399,4 +398,4 @@ class ChromaStore:
             yield self._searcher
             # Last, so that a write that was interrupted before makes the next call load everything again.
             self._generation = self._graph_generation = self._sidecar.generation()
-            self._snapshot.keep_up(self._searcher.lexical.segments(), _SAVED_BETWEEN)
+            self.snapshot.keep_up(self._searcher.lexical.segments(), _SAVED_BETWEEN)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -19,12 +19,16 @@ from bgem3.errors import StoreCorruptError, StoreError
 from bgem3.filters import parse_filter, to_sql
 from bgem3.index.dense import LIMIT, DenseRows
 from bgem3.index.lexical import LexicalIndex
-from bgem3.index.multi_vector import Codec
+from bgem3.index.multi_vector import Codec, get_codec
 from bgem3.index.sidecar import Sidecar, StoredRow, hash_text
 from bgem3.index.threads import map_shared, reading_pool
-from bgem3.scoring import dense_row_scores
+from bgem3.scoring import dense_row_scores, max_sim
 from bgem3.stores.chroma_client import ChromaCollection
+from bgem3.stores.layouts import passage_of
 from bgem3.types import Chunk, FloatArray, Head, IntArray, Where
+
+if TYPE_CHECKING:
+    from bgem3.encoder import M3Encoder
 
 Result = TypeVar("Result")
 
@@ -37,8 +41,53 @@ _LOADED = 10_000
 _SCORED = 16
 # Rows read first: where each takes so long, in seconds, they come from the disk, which is then asked for many at once.
 _PROBED, _WAITED_S = 4, 1e-4
+_TOKENS: tuple[Head, ...] = ("multi_vector",)
 # Filters whose rows are kept, 8 bytes a row.
 _FILTERS = 8
+
+
+class NotKept:
+    """The codec `none`: token vectors are not written, and those of candidates are encoded again.
+
+    Args:
+        collection: What an error names.
+
+    Attributes:
+        encoder: What encodes; None: nobody has given one.
+    """
+
+    name = "none"
+    pools = False
+
+    def __init__(self, collection: str) -> None:
+        self.encoder: M3Encoder | None = None
+        self._collection = collection
+
+    def encode(self, vectors: MultiVectors) -> list[bytes]:
+        """Return nothing for each text."""
+        return [b""] * len(vectors)
+
+    def read(self, chunks: Sequence[Chunk]) -> MultiVectors:
+        """Return the token vectors of chunks.
+
+        Raises:
+            StoreError: there is no encoder.
+        """
+        if self.encoder is None:
+            raise StoreError(
+                f"collection {self._collection!r} keeps no token vectors (codec='none'). Fix: pass the store to HybridIndex"
+            )
+        texts = [passage_of(chunk) for chunk in chunks]
+        return self.encoder.encode_passages(texts, heads=_TOKENS).multi_vector
+
+
+def codec_of(name: str, dim: int, not_kept: NotKept) -> Codec | NotKept:
+    """Return the codec of a name, as `get_codec`, or the one that keeps nothing.
+
+    Raises:
+        InvalidInputError: an unknown name.
+    """
+    return not_kept if name == NotKept.name else get_codec(name, dim)
 
 
 @dataclass(slots=True, eq=False)
@@ -48,7 +97,7 @@ class ChromaSearcher:
     sidecar: Sidecar
     collection: ChromaCollection
     lexical: LexicalIndex
-    codec: Codec
+    codec: Codec | NotKept
     # More connections in the same state, for threads that read beside each other.
     others: Sequence[Sidecar] = ()
     # By generation and filter; the copies of several threads share it.
@@ -222,6 +271,9 @@ class ChromaSearcher:
         }
 
     def _multi_vector_scores(self, query: FloatArray, rows: IntArray) -> FloatArray:
+        if isinstance(self.codec, NotKept):
+            scores: FloatArray = max_sim(MultiVectors.from_list([query]), self.codec.read(self.chunks(rows)))[0]
+            return scores
         match = self.codec.matcher(query)
         connections: SimpleQueue[Sidecar] = SimpleQueue()
         for one in (self.sidecar, *self.others):
@@ -250,6 +302,8 @@ class ChromaSearcher:
             wait(reads)  # a connection is of this state no longer than this search lasts
 
     def _decoded(self, rows: IntArray) -> list[FloatArray]:
+        if isinstance(self.codec, NotKept):
+            return list(self.codec.read(self.chunks(rows)))
         return [self.codec.decode(blob) for blob in self.sidecar.multi_vectors(rows)]
 
     def _dense_scores(self, vector: FloatArray, rows: IntArray) -> FloatArray:
