@@ -280,7 +280,6 @@ def test_bad_input_leaves_what_was_stored(filled, options, error, message):
         ({"k": 0}, InvalidInputError, "k: expected a whole number >= 1, got 0"),
         ({"fetch_k": -1}, InvalidInputError, "fetch_k"),
         ({"mode": "magic"}, InvalidInputError, "mode: got 'magic', expected one of dense"),
-        ({"strategy": "magic"}, InvalidInputError, "strategy: got 'magic'"),
         ({"cascade": (1,)}, InvalidInputError, "cascade"),
         ({"where": {"a": {"$near": 1}}}, InvalidFilterError, r"unknown operator '\$near'"),
         ({"where": {}}, InvalidFilterError, "not empty"),

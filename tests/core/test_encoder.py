@@ -243,10 +243,8 @@ def test_error_names_the_long_text(checkpoint):
     [
         ({"max_length": 2}, "max_length: got 2, expected 3 to"),
         ({"max_length": 10**6}, "the most that this encoder reads"),
-        ({"overflow": "drop"}, "overflow: got 'drop', expected one of window, truncate, error"),
         ({"max_length": 16, "window": 32}, "window: got 32, expected 3 to max_length=16"),
         ({"window": 16, "window_overlap": 14}, "window_overlap: got 14, expected 0 to 13"),
-        ({"backend": "cuda"}, "backend: got 'cuda', expected one of auto, torch, onnx, openvino, flag"),
     ],
 )
 def test_options_out_of_range(checkpoint, options, message):
@@ -257,8 +255,6 @@ def test_options_out_of_range(checkpoint, options, message):
 def test_a_precision_the_backend_lacks(checkpoint):
     with pytest.raises(BackendError, match="onnx has float32, int8, int4, got 'float16'. Fix: backend='torch'"):
         M3Encoder.from_pretrained(checkpoint, backend="onnx", precision="float16")
-    with pytest.raises(InvalidInputError, match="precision: got 'int3', expected one of auto, float32"):
-        M3Encoder.from_pretrained(checkpoint, backend="torch", precision="int3")
     with pytest.raises(BackendError, match="float16 is for GPUs"):
         M3Encoder.from_pretrained(checkpoint, backend="torch", precision="float16")
 

@@ -61,9 +61,18 @@ BAD = [
     (lambda _: HybridIndex(FakeEncoder(), MemoryStore()).search(None), "^query: expected a str.*Fix: "),
     (lambda _: ChromaStore("db", codec="pq"), "^codec: got 'pq'.*Fix: codec='binary'"),
     (lambda _: QdrantStore("db", quantization="pq"), "quantization: .*Fix: e.g. quantization='none'"),
-    (lambda folder: M3Encoder.from_pretrained(folder, backend="cuda"), "backend: .*Fix: e.g. backend='auto'"),
-    (lambda folder: M3Encoder.from_pretrained(folder, precision="fp16"), "precision: .*Fix: e.g. precision='auto'"),
-    (lambda folder: M3Encoder.from_pretrained(folder, overflow="cut"), "overflow: .*Fix: e.g. overflow='window'"),
+    (
+        lambda folder: M3Encoder.from_pretrained(folder, backend="cuda"),
+        "backend: got 'cuda', expected one of auto, .*Fix: e.g. backend='auto'",
+    ),
+    (
+        lambda folder: M3Encoder.from_pretrained(folder, precision="fp16"),
+        "precision: got 'fp16', expected .*Fix: e.g. precision='auto'",
+    ),
+    (
+        lambda folder: M3Encoder.from_pretrained(folder, overflow="cut"),
+        "overflow: got 'cut', expected .*Fix: e.g. overflow='window'",
+    ),
     (lambda folder: M3Encoder.from_pretrained(folder, max_length=10**6), "max_length: .*Fix: max_length="),
     (lambda folder: M3Encoder.from_pretrained(folder, window=10**6), "window: .*Fix: window="),
     (lambda folder: convert_checkpoint(load_checkpoint(folder), folder / "out", "fp8"), "precision: .*Fix: "),
