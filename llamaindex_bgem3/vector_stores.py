@@ -260,13 +260,12 @@ class BGEM3VectorStore(BasePydanticVectorStore):
         return engine
 
     def _check(self, query: VectorStoreQuery) -> None:
-        check_choice("mode", VectorStoreQueryMode(query.mode).value, [mode.value for mode in _MODES])
+        mode = getattr(query.mode, "value", query.mode)  # LlamaIndex lets a string through
+        check_choice("mode", mode, [one.value for one in _MODES])
         if query.alpha is not None and not 0 <= query.alpha <= 1:
             raise InvalidInputError(f"alpha: got {query.alpha}, expected 0 (sparse) to 1 (dense). Fix: alpha=0.5")
         if query.query_str is None and query.mode not in _DENSE:
-            raise InvalidInputError(
-                f"query_str: mode {query.mode.value!r} needs the query's text. Fix: query_str='...'"
-            )
+            raise InvalidInputError(f"query_str: mode {mode!r} needs the query's text. Fix: query_str='...'")
 
     def _asked(self, query: VectorStoreQuery) -> tuple[list[str], list[float] | None]:
         """Return the texts to encode and the dense vector to use."""

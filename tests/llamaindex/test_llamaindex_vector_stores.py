@@ -202,6 +202,12 @@ def test_chroma_survives_reopening(embed_model, tmp_path):
     ("query", "error", "match"),
     [
         (ask("svm"), InvalidInputError, "mode: got 'svm', expected one of default"),
+        (
+            VectorStoreQuery(query_str="a", mode="magic"),
+            InvalidInputError,
+            "mode: got 'magic', expected one of default",
+        ),
+        (VectorStoreQuery(mode="sparse"), InvalidInputError, "query_str: mode 'sparse' needs"),
         (ask(alpha=1.5), InvalidInputError, "alpha: got 1.5, expected 0.*Fix"),
         (ask(alpha=-0.1), InvalidInputError, "alpha"),
         (ask(k=0), InvalidInputError, "k: expected a whole number >= 1, got 0"),
