@@ -48,27 +48,59 @@ def test_one_call_of_the_kernel_for_gpus(qkv, expected, monkeypatch):
     torch.testing.assert_close(attention.variable_length(LENGTHS, CPU)(qkv, HEADS), expected)
 
 
-@pytest.mark.parametrize("queries", [128, 40])
-def test_products(queries, monkeypatch):
-    """Texts of one length together, short ones by torch's kernel, queries in blocks; twice, in the same memory."""
-    monkeypatch.setattr(attention, "_QUERIES", queries)
-    lengths = (150, 70, 70, 32, 31, 5, 5)
-    attend, one_by_one = attention.products(lengths, CPU), attention.by_length(lengths, CPU)
+def agree(attend, one_by_one, lengths):
+    """Twice: the second time in memory that is used already."""
     for seed in (0, 1):
         values = np.random.default_rng(seed).standard_normal((sum(lengths), 3 * 64)).astype(np.float32)
         qkv = torch.from_numpy(values)
         torch.testing.assert_close(attend(qkv, 4), one_by_one(qkv, 4))
 
 
+@pytest.mark.parametrize(("queries", "scores"), [(256, 2**17), (40, 2**17), (256, 1), (40, 2**13)])
+def test_products(queries, scores, monkeypatch):
+    """Texts of similar lengths together or alone, queries in blocks, a long one by some of its heads."""
+    monkeypatch.setattr(attention, "_QUERIES", queries)
+    monkeypatch.setattr(attention, "_SCORES", scores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    lengths = (150, 70, 70, 65, 32, 31, 5, 5)
+    agree(attention.products(lengths, CPU), attention.by_length(lengths, CPU), lengths)
+    agree(attention.products([12], CPU), attention.by_length([12], CPU), [12])
+
+
+def test_what_one_text_left_in_the_memory_reaches_no_other():
+    attend = attention.products((60, 40), CPU)
+    qkv = torch.full((100, 3 * 64), torch.nan)
+    attend(qkv, 4)
+    qkv = torch.ones(100, 3 * 64)
+    torch.testing.assert_close(attend(qkv, 4), torch.ones(100, 64))
+
+
+@pytest.mark.parametrize("rows", [1024, 100])
+def test_head_by_head(rows, monkeypatch):
+    monkeypatch.setattr(attention, "_ROWS", rows)
+    lengths = (300, 300, 257, 256, 255, 3)
+    agree(attention.head_by_head(lengths, CPU), attention.by_length(lengths, CPU), lengths)
+
+
 @pytest.mark.parametrize(
-    ("dtype", "features", "plan"),
+    ("dtype", "features", "vendor", "plan"),
     [
-        (torch.float32, {"avx512_bf16"}, attention.by_length),
-        (torch.bfloat16, {"avx512_bf16"}, attention.products),
-        (torch.bfloat16, {"avx512_bf16", "amx_bf16"}, attention.by_length),
-        (torch.bfloat16, {"bf16"}, attention.by_length),
+        (torch.float32, {"avx512f", "avx512_bf16"}, "GenuineIntel", attention.by_length),
+        (torch.float32, {"avx512f", "avx512_bf16"}, "AuthenticAMD", attention.head_by_head),
+        (torch.float32, {"avx2"}, "AuthenticAMD", attention.by_length),
+        (torch.bfloat16, {"avx512f", "avx512_bf16"}, "AuthenticAMD", attention.products),
+        (torch.bfloat16, {"avx512_bf16", "amx_bf16"}, "GenuineIntel", attention.by_length),
+        (torch.bfloat16, {"bf16"}, "", attention.by_length),
     ],
 )
-def test_what_a_processor_attends_with(dtype, features, plan, monkeypatch):
+def test_what_a_processor_attends_with(dtype, features, vendor, plan, monkeypatch):
     monkeypatch.setattr(attention, "flags", lambda: frozenset(features))
+    monkeypatch.setattr(attention, "vendor", lambda: vendor)
     assert attention.choose(CPU, dtype) is plan
+
+
+def test_what_disagrees_is_not_taken(monkeypatch):
+    monkeypatch.setattr(attention, "flags", lambda: frozenset({"avx512_bf16"}))
+    monkeypatch.setattr(attention, "_FILLED", 128)
+    monkeypatch.setattr(torch.Tensor, "fill_", lambda self, value: self)  # what fills up takes its share
+    assert attention.choose(CPU, torch.bfloat16) is attention.by_length

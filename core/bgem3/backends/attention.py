@@ -8,25 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from itertools import accumulate, groupby
-from math import prod
+from itertools import accumulate, groupby, product
+from math import inf, prod
 from typing import TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bgem3.backends.processor import flags
+from bgem3.backends.processor import AMD, flags, vendor
 
 Attend: TypeAlias = Callable[[Tensor, int], Tensor]
 Plan: TypeAlias = Callable[[Sequence[int], torch.device], Attend]
 Inner: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 Kernel: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
 
-# A product of fewer tokens is over sooner than its call.
-_SHORT = 32
-# Queries whose scores are computed at a time: few enough to stay in the cache, enough for a fast product.
-_QUERIES = 128
+# Sequences are filled up to a multiple of so many tokens.
+_FILLED = 32
+# Queries whose scores are computed at a time, and scores of a head: few enough to stay in the cache, enough for a fast product.
+_QUERIES, _SCORES = 256, 2**17
+# From so many tokens on a product of one head is worth its call; queries in one.
+_LONG, _ROWS = 256, 1024
 
 
 def by_length(lengths: Sequence[int], device: torch.device, inner: Inner = F.scaled_dot_product_attention) -> Attend:
@@ -47,36 +49,87 @@ def by_length(lengths: Sequence[int], device: torch.device, inner: Inner = F.sca
     return attend
 
 
-def products(lengths: Sequence[int], device: torch.device) -> Attend:
-    """Attend by length, by two matrix products and a softmax in memory that every layer uses again.
+def head_by_head(lengths: Sequence[int], device: torch.device) -> Attend:
+    """Attend by length; to long sequences by oneDNN's products, a head at a time.
 
-    With AVX512-BF16 that takes half to a third of the time of torch's own kernel, which was written for AMX.
+    torch's kernel takes MKL's, which leave AVX-512 unused on AMD's processors.
     """
-    return by_length(lengths, device, _Products())
+    return by_length(lengths, device, _head_by_head)
+
+
+def _head_by_head(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    count, heads, length, size = query.shape
+    if length < _LONG:
+        return F.scaled_dot_product_attention(query, key, value)
+    query, key, value = query * size**-0.5, key.contiguous(), value.transpose(2, 3).contiguous()
+    attended = query.new_empty(query.shape)
+    for i, head in product(range(count), range(heads)):
+        for some, out in zip(*(torch.split(one[i, head], _ROWS) for one in (query, attended)), strict=True):
+            out.copy_(_times(torch.softmax(_times(some, key[i, head]), -1), value[i, head]))
+    return attended
+
+
+def _times(x: Tensor, weight: Tensor) -> Tensor:
+    """Return `x @ weight.T` by oneDNN."""
+    made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return made
+
+
+def products(lengths: Sequence[int], device: torch.device) -> Attend:
+    """Attend by two matrix products and a softmax of several sequences at a time.
+
+    With AVX512-BF16 that takes a third of the time of torch's own kernel, which was written for AMX.
+    """
+    return _Products(lengths) if sum(lengths) > _FILLED else by_length(lengths, device)
 
 
 class _Products:
-    def __init__(self) -> None:
-        self._memory: dict[str, Tensor] = {}
+    """Attends in memory that every layer uses again.
 
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Return `(count, heads, length, size)`, which holds until the next call, for queries, keys and values of that shape."""
-        count, heads, length, size = query.shape
-        if length < _SHORT:
-            return F.scaled_dot_product_attention(query, key, value)
-        several = count * heads
-        queries, keys, values, attended = (
-            self._take(name, query, several, length, size) for name in ("queries", "keys", "values", "attended")
-        )
-        torch.mul(query, size**-0.5, out=queries.view(query.shape))
-        keys.view(key.shape).copy_(key)
-        values.view(value.shape).copy_(value)
-        for some, out in zip(torch.split(queries, _QUERIES, 1), torch.split(attended, _QUERIES, 1), strict=True):
-            scores, shares = (self._take(name, query, several, some.shape[1], length) for name in ("scores", "shares"))
-            torch.bmm(some, keys.transpose(1, 2), out=scores)
-            torch.softmax(scores, -1, out=shares)
-            torch.bmm(shares, values, out=out)
-        return attended.view(query.shape)
+    Sequences are filled up: those of similar lengths go together, and no row of the scores has a length that is slow.
+    """
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self._memory: dict[str, Tensor] = {}
+        # What goes together: the length that it is filled up to, and where each sequence stands.
+        self._groups: list[tuple[int, list[slice]]] = []
+        places = [slice(end - length, end) for end, length in zip(accumulate(lengths), lengths, strict=True)]
+        for filled, same in groupby(places, lambda place: -(-(place.stop - place.start) // _FILLED) * _FILLED):
+            together, several = [*same], max(1, _SCORES // (filled * min(filled, _QUERIES)))
+            self._groups += [(filled, together[i : i + several]) for i in range(0, len(together), several)]
+
+    def __call__(self, qkv: Tensor, heads: int) -> Tensor:
+        """Return what each token attends to, `(total_tokens, hidden_size)`."""
+        parts = qkv.view(len(qkv), 3, heads, -1)
+        out = torch.empty_like(parts[:, 0], memory_format=torch.contiguous_format)
+        for length, places in self._groups:
+            real = [place.stop - place.start for place in places]
+            filled = self._take("filled", qkv, 3, len(places), heads, length, parts.shape[-1])
+            for i, place in enumerate(places):
+                filled[:, i, :, : real[i]].copy_(parts[place].permute(1, 2, 0, 3))
+                filled[2, i, :, real[i] :].zero_()  # whatever is left there: no share of it would still be NaN
+            attended = self._attend(filled.flatten(1, 2), heads, real)
+            for i, place in enumerate(places):
+                out[place].copy_(attended[i * heads : (i + 1) * heads, : real[i]].transpose(0, 1))
+        return out.flatten(1)
+
+    def _attend(self, filled: Tensor, heads: int, real: Sequence[int]) -> Tensor:
+        """Return `(count * heads, length, size)` for queries, keys and values of that shape, of which so many rows are real."""
+        query, key, value = filled
+        length, size = query.shape[1:]
+        query.mul_(size**-0.5)
+        attended = self._take("attended", query, *query.shape)
+        # One long sequence by some heads at a time, but one a thread.
+        some = len(query) if len(real) > 1 else max(torch.get_num_threads(), heads * _SCORES // (length * _QUERIES))
+        split = (torch.split(one, some) for one in (query, key, value, attended))
+        for queries, keys, values, outs in zip(*split, strict=True):
+            for rows, out in zip(*(torch.split(one, _QUERIES, 1) for one in (queries, outs)), strict=True):
+                scores, shares = (self._take(name, rows, *rows.shape[:2], length) for name in ("scores", "shares"))
+                torch.bmm(rows, keys.transpose(1, 2), out=scores)
+                for i, count in enumerate(real):
+                    scores[i * heads : (i + 1) * heads, :, count:].fill_(-inf)
+                torch.bmm(torch.softmax(scores, -1, out=shares), values, out=out)
+        return attended
 
     def _take(self, name: str, like: Tensor, *shape: int) -> Tensor:
         needed = prod(shape)
@@ -135,17 +188,20 @@ KERNELS = (variable_length, VariableLength(_aten), VariableLength(_flash))
 
 
 def choose(device: torch.device, dtype: torch.dtype) -> Plan:
-    """Return what is fastest there; of `KERNELS` the first that runs and agrees with `by_length` on a sample."""
-    if device.type == "cpu" and dtype == torch.bfloat16:
-        return products if "avx512_bf16" in flags() and "amx_bf16" not in flags() else by_length
-    if device.type != "cuda" or dtype == torch.float32:
-        return by_length
-    heads, lengths = 2, (7, 5, 5, 1)
+    """Return what is fastest there: the first that was written for it, runs, and agrees with `by_length` on a sample."""
+    written: Sequence[Plan] = ()
+    if device.type == "cuda" and dtype != torch.float32:
+        written = KERNELS
+    elif device.type == "cpu" and dtype == torch.bfloat16:
+        written = (products,) if "avx512_bf16" in flags() and "amx_bf16" not in flags() else ()
+    elif device.type == "cpu" and dtype == torch.float32:
+        written = (head_by_head,) if "avx512f" in flags() and vendor() == AMD else ()
+    heads, lengths = 2, (_LONG, 7, 5, 5, 1)
     sample = torch.randn(sum(lengths), 3 * heads * 64, generator=torch.Generator().manual_seed(0)).to(device, dtype)
-    expected = by_length(lengths, device)(sample, heads)
-    for plan in KERNELS:
+    for plan in written:
         try:
-            if torch.allclose(plan(lengths, device)(sample, heads), expected, atol=0.02):
+            got, expected = (one(lengths, device)(sample, heads) for one in (plan, by_length))
+            if torch.allclose(got, expected, atol=1e-5 if dtype == torch.float32 else 0.02):
                 return plan
         except (ImportError, AttributeError, RuntimeError, TypeError):  # an older torch or GPU, or another signature
             continue

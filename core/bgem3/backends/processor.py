@@ -10,15 +10,29 @@ _BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
 _VNNI = {"avx512_vnni", "avx_vnni", "asimddp"}
 
 
+AMD = "AuthenticAMD"
+
+
 @cache
 def flags() -> frozenset[str]:
     """Return the processor's features as Linux names them; empty where they cannot be read."""
+    return frozenset(_told("flags", "features").split())
+
+
+@cache
+def vendor() -> str:
+    """Return who made an x86 processor as it says itself, e.g. `AMD`; empty where that cannot be read."""
+    return _told("vendor_id")
+
+
+def _told(*names: str) -> str:
+    """Return what Linux tells of the first core under one of these names."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return frozenset()
-    named = [line.partition(":")[2] for line in lines if line.lower().startswith(("flags", "features"))]
-    return frozenset(named[0].split()) if named else frozenset()
+        return ""
+    pairs = (line.partition(":") for line in lines)
+    return next((told.strip() for name, _, told in pairs if name.strip().lower() in names), "")
 
 
 def has_bfloat16() -> bool:
