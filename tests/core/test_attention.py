@@ -75,9 +75,9 @@ def test_what_one_text_left_in_the_memory_reaches_no_other():
     torch.testing.assert_close(attend(qkv, 4), torch.ones(100, 64))
 
 
-@pytest.mark.parametrize("rows", [1024, 100])
-def test_head_by_head(rows, monkeypatch):
-    monkeypatch.setattr(attention, "_ROWS", rows)
+@pytest.mark.parametrize("scores", [2**21, 30_000, 1])
+def test_head_by_head(scores, monkeypatch):
+    monkeypatch.setattr(attention, "_ONE_HEAD", scores)
     lengths = (300, 300, 257, 256, 255, 3)
     agree(attention.head_by_head(lengths, CPU), attention.by_length(lengths, CPU), lengths)
 

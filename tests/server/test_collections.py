@@ -84,6 +84,13 @@ def test_the_same_id_replaces(filled):
     assert document == body["documents"][0]
 
 
+def test_delete_by_id(filled):
+    path = "/v1/collections/parts/documents"
+    assert filled.delete(path, params={"ids": ["zh", "nobody"]}).json() == {"deleted": 1}
+    assert filled.get(path, params={"ids": ["zh", "en"]}).json()["documents"][0]["id"] == "en"
+    assert filled.delete(path).status_code == 422
+
+
 def test_delete_by_id_and_by_filter(filled):
     answer = filled.post("/v1/collections/parts/documents/delete", json={"ids": ["zh", "nobody"]})
     assert answer.json() == {"deleted": 1}

@@ -165,3 +165,4 @@ def test_the_tokenizer_is_the_one_its_hash_says(client, encoder):
     content = client.get("/v1/tokenizer").content
     assert content == encoder.tokenizer.path.read_bytes()
     assert model["tokenizer_sha256"] == sha256(content).hexdigest()
+    assert model["created"] == int(encoder.tokenizer.path.stat().st_mtime)

@@ -27,8 +27,8 @@ Kernel: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
 _FILLED = 32
 # Queries whose scores are computed at a time, and scores of a head: few enough to stay in the cache, enough for a fast product.
 _QUERIES, _SCORES = 256, 2**17
-# From so many tokens on a product of one head is worth its call; queries in one.
-_LONG, _ROWS = 256, 1024
+# From so many tokens on a product of one head is worth its call; scores in one: larger ones are new memory from the system each time.
+_LONG, _ONE_HEAD = 256, 2**21
 
 
 def by_length(lengths: Sequence[int], device: torch.device, inner: Inner = F.scaled_dot_product_attention) -> Attend:
@@ -62,9 +62,9 @@ def _head_by_head(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     if length < _LONG:
         return F.scaled_dot_product_attention(query, key, value)
     query, key, value = query * size**-0.5, key.contiguous(), value.transpose(2, 3).contiguous()
-    attended = query.new_empty(query.shape)
+    attended, rows = query.new_empty(query.shape), max(1, _ONE_HEAD // length)
     for i, head in product(range(count), range(heads)):
-        for some, out in zip(*(torch.split(one[i, head], _ROWS) for one in (query, attended)), strict=True):
+        for some, out in zip(*(torch.split(one[i, head], rows) for one in (query, attended)), strict=True):
             out.copy_(_times(torch.softmax(_times(some, key[i, head]), -1), value[i, head]))
     return attended
 

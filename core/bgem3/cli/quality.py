@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar, get_args
 
 import typer
 
-from bgem3.cli.options import BackendOption, JsonOption, ModelOption, load_encoder, parse_weights
+from bgem3.cli.options import BackendOption, JsonOption, ModelOption, PrecisionOption, load_encoder, parse_weights
 from bgem3.cli.output import console, is_terminal, table, write_json_line
 from bgem3.errors import InvalidInputError, TuningWarning
 from bgem3.types import MODES, STRATEGIES, Lexical, check_choice
@@ -50,6 +50,7 @@ def eval(
     *,
     model: ModelOption = "BAAI/bge-m3",
     backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
     max_length: MaxLength = None,
     overflow: Overflow = "window",
     qrels: QrelsFile = None,
@@ -79,7 +80,7 @@ def eval(
         codecs=codec.split(","),
     )
     baseline_of([one.name for one in systems], baseline)
-    encoder = load_encoder(model, backend, max_length=max_length, overflow=overflow)
+    encoder = load_encoder(model, backend, precision, max_length=max_length, overflow=overflow)
     evaluations = [evaluate(one, encoder, systems, cache=cache, show_progress=is_terminal()) for one in datasets]
     if as_json:
         sys.stdout.write(to_json(evaluations, baseline=baseline) + "\n")
@@ -96,6 +97,7 @@ def tune(
     out: Annotated[Path, typer.Option(help="File to write, for HybridIndex(..., tuned=FILE).")] = Path("tuned.json"),
     model: ModelOption = "BAAI/bge-m3",
     backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
     max_length: MaxLength = None,
     overflow: Overflow = "window",
     qrels: QrelsFile = None,
@@ -118,7 +120,7 @@ def tune(
     if more:
         raise InvalidInputError(f"--lexical: expected one, got {lexical!r}. Fix: tune each on its own")
     (dataset,) = _read([folder], qrels, titles, queries)
-    encoder = load_encoder(model, backend, max_length=max_length, overflow=overflow)
+    encoder = load_encoder(model, backend, precision, max_length=max_length, overflow=overflow)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", TuningWarning)
         found = find(

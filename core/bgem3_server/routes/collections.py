@@ -22,6 +22,7 @@ from bgem3_server.schemas import QUERY, TEXTS, Body, WeightsBody, weights_of
 from bgem3_server.tokens import matching_pieces
 
 router = APIRouter(prefix="/v1/collections", route_class=StrictRoute, responses=ERRORS)
+Ids = Annotated[list[str], Query(max_length=1000, description="Ids of documents.")]
 
 
 class DocumentBody(Body):
@@ -191,10 +192,17 @@ async def add_documents(name: Name, body: AddBody, parts: Parts) -> JSON:
 
 
 @router.get("/{name}/documents", response_model=Documents)
-async def get_documents(name: Name, parts: Parts, ids: Annotated[list[str], Query(max_length=1000)]) -> JSON:
+async def get_documents(name: Name, parts: Parts, ids: Ids) -> JSON:
     """Return documents by id, in the order asked; those that do not exist are left out."""
     index = await parts.collections.get(name)
     return JSON({"documents": [_document(chunk) for chunk in await index.aget(ids)]})
+
+
+@router.delete("/{name}/documents", response_model=DeleteAnswer)
+async def delete_documents_by_id(name: Name, parts: Parts, ids: Ids) -> JSON:
+    """Delete documents by id."""
+    index = await parts.collections.get(name)
+    return JSON({"deleted": await index.adelete(ids=ids)})
 
 
 @router.post("/{name}/documents/delete", response_model=DeleteAnswer)

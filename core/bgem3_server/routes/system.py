@@ -38,6 +38,7 @@ class ModelView(BaseModel):
 
     id: str
     object: Literal["model"] = "model"
+    created: int
     owned_by: str = "bgem3"
 
 
@@ -89,11 +90,10 @@ async def metrics(parts: Parts) -> Response:
 async def models(parts: Parts) -> JSON:
     """List the model that is served, as OpenAI does, and describe it."""
     encoder = parts.engine.encoder
-    tokenizer = file_sha256(encoder.tokenizer.path)
-    described: dict[str, Any] = {**encoder.describe(), "model": parts.engine.names[0], "tokenizer_sha256": tokenizer}
-    return JSON(
-        {"object": "list", "data": [{"id": parts.engine.names[0], "object": "model", "owned_by": "bgem3", **described}]}
-    )
+    name, file = parts.engine.names[0], encoder.tokenizer.path
+    model: dict[str, Any] = {"id": name, "object": "model", "created": int(file.stat().st_mtime), "owned_by": "bgem3"}
+    described = {**encoder.describe(), "model": name, "tokenizer_sha256": file_sha256(file)}
+    return JSON({"object": "list", "data": [model | described]})
 
 
 @router.get("/v1/tokenizer", response_class=FileResponse, responses=ERRORS)

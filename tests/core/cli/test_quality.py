@@ -43,6 +43,12 @@ def test_eval_prints_json_alone(folder, checkpoint):
     assert [row["system"] for row in first["systems"]] == ["sparse", "bm25"]
 
 
+@pytest.mark.parametrize("command", ["eval", "tune"])
+def test_a_precision_is_measured(folder, checkpoint, command):
+    with pytest.raises(InvalidInputError, match="precision: got 'fp9'"):
+        run(command, folder, "--model", checkpoint, "--precision", "fp9")
+
+
 def test_options_are_checked_before_the_model_is_loaded(folder):
     with pytest.raises(InvalidInputError, match="--mode: got 'x', expected one of dense"):
         run("eval", folder, "--model", "nowhere", "--mode", "dense,x")
