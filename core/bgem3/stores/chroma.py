@@ -53,9 +53,8 @@ class ChromaStore:
         collection: Its name, 3 to 200 characters of a-z, A-Z, 0-9, dot, dash and underscore.
         client: A Chroma client instead of `path`, e.g. `chromadb.HttpClient(...)`.
         sidecar: Folder of the sidecar file; needed with `client`, beside Chroma's files otherwise.
-        codec: How token vectors are kept: float32, float16, int8, int4, int2 or binary; `get_codec` tells
-            of more. At dim 1,024 and 200 tokens a chunk that is 819, 410, 206, 103, 52 and 26 kB. `none`: not at all,
-            the index's encoder reads each candidate again. Fixed when the collection is made.
+        codec: How token vectors are kept: float32, float16, int8, int4, int2, binary (`get_codec`), at dim 1,024 and 200 tokens
+            819, 410, 206, 103, 52, 26 kB; `none`: the encoder reads each candidate again. Fixed when the collection is made.
 
     Raises:
         InvalidInputError: both or neither of `path` and `client`, no path, a bad name, or an unknown codec.
