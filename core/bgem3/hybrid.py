@@ -69,14 +69,14 @@ class HybridIndex:
     ) -> None:
         check_choice("lexical", lexical, get_args(Lexical))
         check_parts(encoder, store)
-        self.encoder = encoder
-        self.store = store
+        self.encoder, self.store = encoder, store
         self._lexical: Lexical = lexical
         self._tuned = tuned if isinstance(tuned, Tuned) else Tuned.load(tuned) if tuned else Tuned()
         self._wanted = settings_of(encoder, lexical)
         self._tuned.check(self._wanted)
-        getattr(store, "use_encoder", lambda _: None)(encoder)
         self._settings = store.open(self._wanted)
+        if hasattr(store, "use_encoder"):
+            store.use_encoder(encoder.reading_as(self._settings))
         self._warned = self._closed = False
         # One writer at a time, so that two threads adding the same id cannot interleave.
         self._writing = Lock()

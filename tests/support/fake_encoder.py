@@ -43,6 +43,9 @@ class FakeEncoder:
 
     aencode_queries = aencode_passages = aencode
 
+    def reading_as(self, settings):
+        return self
+
     def describe(self):
         return {"model": "fake", "fingerprint": self.fingerprint}
 

@@ -15,7 +15,7 @@ class Store(Protocol):
 
     A store that is an engine runs the plan there; an embedded one hands its parts to
     `bgem3.stores.local.run_plan`. Every method raises `StoreClosedError` after `close`. One that may have to encode
-    again has a method `use_encoder` besides, to which an index gives its encoder before it opens the store.
+    again has a method `use_encoder` besides, to which an index gives its encoder when the store is open.
     """
 
     def open(self, settings: IndexSettings | None = None) -> IndexSettings:

@@ -6,7 +6,8 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from bgem3.errors import InvalidInputError, StoreError
+from bgem3.encoder import M3Encoder
+from bgem3.errors import InvalidInputError, SettingsWarning, StoreError
 from bgem3.hybrid import HybridIndex
 from bgem3.moving import copy_store
 from bgem3.stores.chroma import ChromaStore
@@ -66,6 +67,22 @@ def test_nothing_is_kept_and_a_reopened_collection_knows(index, tmp_path):
         encoder.calls.clear()
         again.search("dog7", weights=Weights.lexical)
         assert [heads for _, heads in encoder.calls] == [("dense", "sparse")]
+
+
+def test_candidates_are_read_as_the_index_was_made(checkpoint, tmp_path):
+    """With windows of four tokens, also where the encoder that asks has others."""
+
+    def opened(path, codec, **lengths):
+        encoder = M3Encoder.from_pretrained(checkpoint, backend="torch", **lengths)
+        return HybridIndex(encoder, ChromaStore(path, codec=codec))
+
+    found = []
+    for codec in ("none", "float32"):
+        with opened(tmp_path / codec, codec, max_length=6, window_overlap=0) as index:
+            index.add(["one two three four five six seven eight nine ten"], ids=["a"])
+        with pytest.warns(SettingsWarning), opened(tmp_path / codec, codec) as index:
+            found.append(index.search("four five", mode="multi_vector")[0].scores["multi_vector"])
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
 
 
 def test_it_is_verified_and_mended_like_any_other(index):
