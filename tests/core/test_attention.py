@@ -67,6 +67,15 @@ def test_products(queries, scores, monkeypatch):
     agree(attention.products([12], CPU), attention.by_length([12], CPU), [12])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_of_a_text_do_not_depend_on_the_others(dtype):
+    lengths = (150, 70, 66, 33, 14, 14, 3)
+    qkv = torch.randn(sum(lengths), 3 * 64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    together = torch.split(attention.products(lengths, CPU)(qkv, 4), lengths)
+    for length, own, found in zip(lengths, torch.split(qkv, lengths), together, strict=True):
+        torch.testing.assert_close(found, attention.products([length], CPU)(own, 4), atol=1e-6, rtol=0)
+
+
 def test_what_one_text_left_in_the_memory_reaches_no_other():
     attend = attention.products((60, 40), CPU)
     qkv = torch.full((100, 3 * 64), torch.nan)
@@ -101,6 +110,6 @@ def test_what_a_processor_attends_with(dtype, features, vendor, plan, monkeypatc
 
 def test_what_disagrees_is_not_taken(monkeypatch):
     monkeypatch.setattr(attention, "flags", lambda: frozenset({"avx512_bf16"}))
-    monkeypatch.setattr(attention, "_FILLED", 128)
+    monkeypatch.setattr(attention, "_FILLED", 100)
     monkeypatch.setattr(torch.Tensor, "fill_", lambda self, value: self)  # what fills up takes its share
     assert attention.choose(CPU, torch.bfloat16) is attention.by_length
