@@ -76,7 +76,7 @@ class HybridIndex:
         self._tuned.check(self._wanted)
         self._settings = store.open(self._wanted)
         if hasattr(store, "use_encoder"):
-            store.use_encoder(encoder.reading_as(self._settings))
+            store.use_encoder(encoder)
         self._warned = self._closed = False
         # One writer at a time, so that two threads adding the same id cannot interleave.
         self._writing = Lock()

@@ -1,4 +1,4 @@
-"""Attention within each of several sequences that lie one after another, without padding.
+"""Attention within each of several sequences that lie one after another.
 
 What depends on the lengths alone is made once a batch: `plan(lengths, device)` returns what every layer calls with
 its queries, keys and values, `(total_tokens, 3 * hidden_size)`, and its number of heads.

@@ -289,7 +289,7 @@ class ChromaStore:
         self._writer = WriterLock(self._files.lock, self._name)
         with ExitStack() as after_error:
             self._sidecar = after_error.enter_context(closing(Sidecar(path, codec=self._codec_name)))
-            self._settings = agree(self._sidecar, settings)
+            self._settings = self._not_kept.settings = agree(self._sidecar, settings)
             self._codec = codec_of(self._sidecar.codec, self._settings.multi_dim, self._not_kept)
             folder = self._path or folder_of(self._client)
             self._graph = Graph(folder, self._name, lock=self._files.graph_lock, sidecar=self._sidecar)

@@ -25,7 +25,7 @@ from bgem3.index.threads import map_shared, reading_pool
 from bgem3.scoring import dense_row_scores, max_sim
 from bgem3.stores.chroma_client import ChromaCollection
 from bgem3.stores.layouts import passage_of
-from bgem3.types import Chunk, FloatArray, Head, IntArray, Where
+from bgem3.types import Chunk, FloatArray, Head, IndexSettings, IntArray, Where
 
 if TYPE_CHECKING:
     from bgem3.encoder import M3Encoder
@@ -54,6 +54,7 @@ class NotKept:
 
     Attributes:
         encoder: What encodes; None: nobody has given one.
+        settings: What the collection was made with, whose lengths a chunk is read in.
     """
 
     name = "none"
@@ -61,6 +62,7 @@ class NotKept:
 
     def __init__(self, collection: str) -> None:
         self.encoder: M3Encoder | None = None
+        self.settings: IndexSettings
         self._collection = collection
 
     def encode(self, vectors: MultiVectors) -> list[bytes]:
@@ -78,7 +80,7 @@ class NotKept:
                 f"collection {self._collection!r} keeps no token vectors (codec='none'). Fix: pass the store to HybridIndex"
             )
         texts = [passage_of(chunk) for chunk in chunks]
-        return self.encoder.encode_passages(texts, heads=_TOKENS).multi_vector
+        return self.encoder.reading_as(self.settings).encode_passages(texts, heads=_TOKENS).multi_vector
 
 
 def codec_of(name: str, dim: int, not_kept: NotKept) -> Codec | NotKept:
