@@ -1,11 +1,11 @@
-"""How large the inputs of each linear layer grow, and which attention hangs on small differences: the forward pass in numpy.
+"""What the linear layers multiply, and which attention hangs on small differences: the forward pass in numpy.
 
 It takes seconds, and only conversion uses it, so plain numpy spares it every engine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -20,14 +20,14 @@ from bgem3.weights import Weights
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LayerRanges:
-    """Largest magnitude of each input channel of a layer's four matrix products.
+class LayerInputs:
+    """What a layer's four matrix products multiply, token after token.
 
     Attributes:
-        states: Input of query, key and value, `(hidden_size,)`.
-        attended: Input of the attention's output layer, `(hidden_size,)`.
-        middle: Input of the feed-forward part, `(hidden_size,)`.
-        inner: Its activations, `(intermediate_size,)`.
+        states: Input of query, key and value, `(tokens, hidden_size)`.
+        attended: Input of the attention's output layer, `(tokens, hidden_size)`.
+        middle: Input of the feed-forward part, `(tokens, hidden_size)`.
+        inner: Its activations, `(tokens, intermediate_size)`.
         moved: Share of a token's attention that goes elsewhere when query and key come from 8-bit products, 0 to 1, mean.
     """
 
@@ -48,8 +48,8 @@ def observe(
     config: Config,
     sequences: Sequence[IntArray],
     progress: Callable[[int], object] = lambda layers: None,
-) -> list[LayerRanges]:
-    """Run the encoder over token sequences and return the ranges of each layer; `progress` is told of each."""
+) -> Iterator[LayerInputs]:
+    """Run the encoder over token sequences and yield what each layer multiplies; `progress` is told of each."""
     lengths, joined = np.array([len(ids) for ids in sequences]), np.concatenate(sequences)
     ends = np.cumsum(lengths)[:-1]
     places = positions(joined, lengths, config.pad_token_id)
@@ -57,7 +57,6 @@ def observe(
     states = weights[f"{name}.word_embeddings.weight"][joined]
     states = states + weights[f"{name}.position_embeddings.weight"][places]
     states = _norm(states + weights[f"{name}.token_type_embeddings.weight"][0], weights, f"{name}.LayerNorm", config)
-    seen = []
     for number in range(config.num_hidden_layers):
         name = f"encoder.layer.{number}"
         qkv = [_linear(states, weights, f"{name}.attention.self.{part}") for part in ("query", "key", "value")]
@@ -71,13 +70,10 @@ def observe(
         out = _linear(attended, weights, f"{name}.attention.output.dense")
         middle = _norm(states + out, weights, f"{name}.attention.output.LayerNorm", config)
         inner = _gelu(_linear(middle, weights, f"{name}.intermediate.dense"))
-        inputs = {"states": states, "attended": attended, "middle": middle, "inner": inner}
-        largest = {part: np.abs(one).max(axis=0) for part, one in inputs.items()}
-        seen.append(LayerRanges(**largest, moved=float(np.mean(moved))))
+        yield LayerInputs(states, attended, middle, inner, moved=float(np.mean(moved)))
         out = _linear(inner, weights, f"{name}.output.dense")
         states = _norm(middle + out, weights, f"{name}.output.LayerNorm", config)
         progress(1)
-    return seen
 
 
 def _linear(states: FloatArray, weights: Weights, name: str) -> FloatArray:
@@ -114,7 +110,7 @@ def _mix(shares: FloatArray, value: FloatArray) -> FloatArray:
 
 
 def _rounded_qkv(states: FloatArray, weights: Weights, name: str) -> list[FloatArray]:
-    """Return query, key and value as the int8 graph computes them (`packed_graph.py`)."""
+    """Return query, key and value from 8-bit products with nothing kept apart."""
     names = [f"{name}.attention.self.{part}" for part in ("query", "key", "value")]
     weight = np.concatenate([weights[f"{part}.weight"] for part in names])
     bias = np.concatenate([weights[f"{part}.bias"] for part in names])

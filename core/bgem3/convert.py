@@ -27,7 +27,7 @@ from bgem3.types import check_choice
 from bgem3.weights import read_weights
 
 # Raised when a form of an earlier version would give other results, or be slower.
-VERSION = 5
+VERSION = 6
 # No conversion takes so long; the largest takes minutes.
 _ABANDONED_S = 6 * 3600.0
 
@@ -117,11 +117,11 @@ def write_form(checkpoint: Checkpoint, target: Path, precision: str, *, show_pro
         made.mkdir()
         steps = config.num_hidden_layers * (1 if precision == "float32" else 2)
         with tqdm(total=steps, desc=f"Converting to {precision}", unit="layer", disable=not show_progress) as bar:
-            ranges = None
+            seen = None
             if precision != "float32":
                 texts = M3Tokenizer(checkpoint.tokenizer_path, checkpoint.vocab_size).encode(calibration_texts())
-                ranges = observe(weights, config, [ids[: checkpoint.positions] for ids in texts], bar.update)
-            save_packed_graph(weights, made / "model.onnx", config, precision, ranges, bar.update)
+                seen = observe(weights, config, [ids[: checkpoint.positions] for ids in texts], bar.update)
+            save_packed_graph(weights, made / "model.onnx", config, precision, seen, bar.update)
         record = {"fingerprint": checkpoint.fingerprint, "weights": checkpoint.weights_sha256, "precision": precision}
         if not write_json(made / FORM_FILE, record | {"version": str(VERSION)}):
             raise OSError(f"{made / FORM_FILE} could not be written")

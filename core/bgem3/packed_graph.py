@@ -6,7 +6,7 @@ attention sees them padded, `(sequences, longest)`. Needs the package `onnx` (ex
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,17 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from bgem3.calibration import LayerRanges
+from bgem3.calibration import LayerInputs
 from bgem3.checkpoint import Config
 from bgem3.forms import MASKED_FILE
 from bgem3.quantize import (
     ACTIVATION_MAX,
     BLOCK,
     activation_constants,
+    outlier_channels,
     quantize_blocks,
     quantize_columns,
-    quantize_rows,
+    quantize_table,
     smoothing,
 )
 from bgem3.types import FloatArray
@@ -42,7 +43,7 @@ def save_packed_graph(
     path: Path,
     config: Config,
     precision: str,
-    ranges: list[LayerRanges] | None = None,
+    seen: Iterator[LayerInputs] | None = None,
     progress: Callable[[int], object] = lambda layers: None,
 ) -> None:
     """Write `path`, the same without branches in `MASKED_FILE`, and the weights of both in `<path>_data`.
@@ -52,12 +53,12 @@ def save_packed_graph(
         path: The graph's file; its folder exists.
         config: Sizes of the encoder.
         precision: float32, int8 (7-bit rows times 8-bit columns) or int4 (4-bit blocks).
-        ranges: What calibration saw in each layer; needed by int8 and int4.
+        seen: What calibration saw each layer multiply; needed by int8 and int4.
         progress: Called with 1 after each layer.
     """
     graph = _Graph(weights, path.with_name(f"{path.name}_data"), config, precision)
     try:
-        graph.build(ranges, progress)
+        graph.build(seen, progress)
         model = graph.model()
         onnx.save_model(model, path)
         _always_mask(model)
@@ -115,10 +116,10 @@ class _Graph:
     def weight(self, name: str) -> str:
         return self.tensor(name, self.weights[name])
 
-    def build(self, ranges: list[LayerRanges] | None, progress: Callable[[int], object]) -> None:
+    def build(self, seen: Iterator[LayerInputs] | None, progress: Callable[[int], object]) -> None:
         states = self.embeddings()
         for number in range(self.config.num_hidden_layers):
-            states = self.layer(states, f"encoder.layer.{number}", ranges[number] if ranges else None)
+            states = self.layer(states, f"encoder.layer.{number}", next(seen) if seen else None)
             progress(1)
         self.add("Identity", states, output="hidden")
 
@@ -130,9 +131,10 @@ class _Graph:
             picked = self.add("Gather", self.tensor("words", table.astype(np.float16)), "ids")
             words = self.add("Cast", picked, to=TensorProto.FLOAT)
         else:
-            rows, scales = quantize_rows(table)
+            rows, scales, columns = quantize_table(table)
             picked = self.add("Cast", self.add("Gather", self.tensor("words", rows), "ids"), to=TensorProto.FLOAT)
             words = self.add("Mul", picked, self.add("Gather", self.tensor("words.scale", scales), "ids"))
+            words = self.add("Mul", words, self.tensor("words.columns", columns))
         table = self.weights["embeddings.position_embeddings.weight"]
         kind = self.weights["embeddings.token_type_embeddings.weight"][0]
         places = self.add("Gather", self.tensor("places", table + kind), "positions")
@@ -146,23 +148,23 @@ class _Graph:
         inputs = (total, self.weight(f"{name}.weight"), self.weight(f"{name}.bias"))
         return self.add("LayerNormalization", *inputs, axis=-1, epsilon=self.config.layer_norm_eps)
 
-    def layer(self, states: str, name: str, ranges: LayerRanges | None) -> str:
+    def layer(self, states: str, name: str, seen: LayerInputs | None) -> str:
         parts = [f"{name}.attention.self.{part}" for part in ("query", "key", "value")]
         weight = np.concatenate([self.weights[f"{part}.weight"] for part in parts])
         bias = self.tensor(f"{name}.qkv.bias", np.concatenate([self.weights[f"{part}.bias"] for part in parts]))
         # where attention hangs on small differences, rounding would change what is attended to, and what is made of that
-        rounded = ranges if ranges and ranges.moved <= MOST_MOVED else None
+        rounded = seen if seen and seen.moved <= MOST_MOVED else None
         qkv = self.linear(states, f"{name}.qkv", weight, rounded.states if rounded else None)
         out = f"{name}.attention.output"
         weight = self.weights[f"{out}.dense.weight"]
         attended = self.linear(self.attention(qkv, bias), out, weight, rounded.attended if rounded else None)
         states = self.norm(f"{out}.LayerNorm", attended, self.weight(f"{out}.dense.bias"), states)
         up = f"{name}.intermediate.dense"
-        inner = self.linear(states, up, self.weights[f"{up}.weight"], ranges.middle if ranges else None)
+        inner = self.linear(states, up, self.weights[f"{up}.weight"], seen.middle if seen else None)
         inner = self.add("BiasGelu", inner, self.weight(f"{up}.bias"), domain=_MICROSOFT)
         down = f"{name}.output"
         weight = self.weights[f"{down}.dense.weight"]
-        inner = self.linear(inner, down, weight, ranges.inner if ranges else None, lopsided=True)
+        inner = self.linear(inner, down, weight, seen.inner if seen else None, lopsided=True)
         return self.norm(f"{down}.LayerNorm", inner, self.weight(f"{down}.dense.bias"), states)
 
     def attention(self, qkv: str, bias: str) -> str:
@@ -200,30 +202,45 @@ class _Graph:
         return name
 
     def linear(
-        self, states: str, name: str, weight: FloatArray, ranges: FloatArray | None, *, lopsided: bool = False
+        self, states: str, name: str, weight: FloatArray, inputs: FloatArray | None, *, lopsided: bool = False
     ) -> str:
-        """Multiply by a weight `(out, in)`, in float32 without ranges; the bias is left to whoever reads the result."""
-        if ranges is None:
+        """Multiply by a weight `(out, in)`, in float32 without inputs; the bias is left to whoever reads the result.
+
+        Outlying channels are multiplied apart, in float32; rounding sees zeros in their place.
+        """
+        if inputs is None:
             return self.add("MatMul", states, self.tensor(f"{name}.weight", weight.T))
+        apart = outlier_channels(np.abs(inputs).max(axis=0), weight)
+        others = np.ones(weight.shape[1], np.float32)
+        others[apart] = 0
         if self.precision == "int4":
-            return self.blocks(states, name, weight, ranges)
-        return self.rows_times_columns(states, name, weight, ranges, lopsided)
+            out = self.blocks(states, name, weight, inputs, others)
+        else:
+            out = self.rows_times_columns(states, name, weight, inputs, others, lopsided)
+        if not len(apart):
+            return out
+        picked = self.add("Gather", states, self.const(f"{name}.apart", apart), axis=1)
+        return self.add("Add", out, self.add("MatMul", picked, self.tensor(f"{name}.exact", weight[:, apart].T)))
 
-    def blocks(self, states: str, name: str, weight: FloatArray, ranges: FloatArray) -> str:
-        packed, scales = quantize_blocks(weight, ranges)
-        inputs = (states, self.tensor(f"{name}.weight", packed), self.tensor(f"{name}.scale", scales.reshape(-1)))
+    def blocks(self, states: str, name: str, weight: FloatArray, inputs: FloatArray, others: FloatArray) -> str:
+        if not others.all():
+            states = self.add("Mul", states, self.tensor(f"{name}.others", others))
+        packed, scales = quantize_blocks(weight * others, inputs * others)
+        tensors = (states, self.tensor(f"{name}.weight", packed), self.tensor(f"{name}.scale", scales.reshape(-1)))
         sizes = {"N": weight.shape[0], "K": weight.shape[1], "bits": 4, "block_size": BLOCK, "accuracy_level": 4}
-        return self.add("MatMulNBits", *inputs, domain=_MICROSOFT, **sizes)
+        return self.add("MatMulNBits", *tensors, domain=_MICROSOFT, **sizes)
 
-    def rows_times_columns(self, states: str, name: str, weight: FloatArray, ranges: FloatArray, lopsided: bool) -> str:
+    def rows_times_columns(
+        self, states: str, name: str, weight: FloatArray, inputs: FloatArray, others: FloatArray, lopsided: bool
+    ) -> str:
         """Round each row of activations by its own largest value, each column of weights to 8 bits.
 
         A lopsided row, such as GELU's with next to nothing below zero, is counted from its least value; that value times
         the sum of a column is added again.
         """
-        smooth = smoothing(ranges, weight)
-        columns, scales = quantize_columns((weight * smooth).T)
-        even = self.add("Mul", states, self.tensor(f"{name}.smooth", 1 / smooth))
+        smooth = smoothing(np.abs(inputs).max(axis=0), weight)
+        columns, scales = quantize_columns((weight * others * smooth).T)
+        even = self.add("Mul", states, self.tensor(f"{name}.smooth", others / smooth))
         last = self.const("last", [-1], np.int64)
         # a processor that can take finer ones puts them in when it loads the graph
         finest, zero = (self.const(*each) for each in activation_constants(ACTIVATION_MAX).items())
@@ -237,8 +254,8 @@ class _Graph:
         step = self.add("Max", self.add("Mul", largest, finest), self.const("tiny", 1e-30))
         unit = self.const("unit", 1.0)
         rounded = self.add("QuantizeLinear", self.add("Div", even, step), unit, zero)
-        inputs = (rounded, self.tensor(f"{name}.weight", columns), unit, self.tensor(f"{name}.scale", scales), zero)
-        out = self.add("Mul", self.add("MatMulIntegerToFloat", *inputs, domain=_MICROSOFT), step)
+        tensors = (rounded, self.tensor(f"{name}.weight", columns), unit, self.tensor(f"{name}.scale", scales), zero)
+        out = self.add("Mul", self.add("MatMulIntegerToFloat", *tensors, domain=_MICROSOFT), step)
         if not lopsided:
             return out
         sums = (columns.sum(axis=0, dtype=np.int64) * scales).astype(np.float32)
