@@ -79,11 +79,13 @@ def drop_collection(db: str, collection: str) -> None:
 def _drop_from_folder(files: CollectionFiles) -> None:
     """Delete from Chroma first: what is left beside it names the collection, for a second call."""
     from bgem3.stores.chroma_embedded import delete_collection
+    from bgem3.stores.chroma_graph import sweep
 
     lock = WriterLock(files.lock, files.name)
     lock.take()
     try:
         delete_collection(files.name, files.folder)
+        sweep(files.folder)
         shutil.rmtree(files.lexical, ignore_errors=True)
         for path in files.databases:
             path.unlink(missing_ok=True)
