@@ -10,7 +10,8 @@ from typing import Any
 
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
-from bgem3.errors import StoreCorruptError, StoreError, StoreLockedError, StoreWriteError
+from bgem3.errors import StoreConnectionError, StoreCorruptError, StoreError, StoreLockedError, StoreWriteError
+from bgem3.index.files import identity_of
 
 # Values bound to one statement; SQLite allows 32,766.
 _BINDS = 10_000
@@ -64,6 +65,7 @@ class Database:
                 self._connection.execute("PRAGMA synchronous=FULL")
                 if self._is_empty():
                     self._create(schema, rows)
+                self._file = identity_of(path)
             except BaseException:
                 self._connection.close()
                 raise
@@ -133,6 +135,18 @@ class Database:
         finally:
             if self._connection.in_transaction:  # an error of the disk can end it
                 self.run("ROLLBACK")
+
+    def check_there(self) -> None:
+        """Find out whether the path still leads to this file.
+
+        Raises:
+            StoreConnectionError: it was moved, deleted or replaced, or its disk is away: SQLite would make others there.
+        """
+        if identity_of(self.path) != self._file:
+            raise StoreConnectionError(
+                f"{self.path}: moved, deleted, replaced or unmounted since it was opened. Fix: put the folder back; where "
+                f"others are meant to be there now, close the store, or end the program, and open it again"
+            )
 
     def close(self) -> None:
         """Close the file."""
