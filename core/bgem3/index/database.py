@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -169,10 +170,12 @@ def translated(path: Path, error: sqlite3.Error) -> StoreError:
     """Return our error for one of SQLite's."""
     code = _code(error)
     if code == sqlite3.SQLITE_CANTOPEN:
-        return StoreWriteError(
-            f"{path}: {error}. Fix: a folder that can be written, for readers too: SQLite and Chroma write "
-            f"beside what they read; or more open files (ulimit -n)"
+        fix = (
+            "copy the folder to where it can be written: readers need that too, SQLite and Chroma write beside what they read"
+            if path.parent.is_dir() and not os.access(path.parent, os.W_OK)
+            else "a folder that can be written, or more open files (ulimit -n)"
         )
+        return StoreWriteError(f"{path}: {error}. Fix: {fix}")
     if code in _REFUSED:
         return StoreWriteError(
             f"{path}: {error}. Nothing was changed. Fix: make the folder writable, or free disk space"
