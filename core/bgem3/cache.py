@@ -19,6 +19,7 @@ from scipy.sparse import csr_array
 
 from bgem3.embeddings import M3Embeddings, MultiVectors
 from bgem3.errors import InvalidInputError, StoreCorruptError, StoreWriteError
+from bgem3.forms import VERSION
 from bgem3.index.database import Database
 from bgem3.lengths import Lengths
 from bgem3.types import HEADS, Head
@@ -53,8 +54,9 @@ _Row: TypeAlias = tuple[bytes, Head, int, int, int, bytes]
 class EmbeddingCache:
     """One SQLite file in a folder, for any number of checkpoints, threads and processes.
 
-    Each head of a text is a row, found by the SHA-256 of fingerprint, backend, precision, lengths and text, so that nothing of it is ever out
-    of date; the text itself is not kept. Float32: 819 kB for 200 tokens at 1,024 dims with all heads, 4 kB without token
+    Each head of a text is a row, found by the SHA-256 of fingerprint, backend, precision, version of the converted form,
+    lengths and text, so that nothing of it is ever out of date; the text itself is not kept. Float32: 819 kB for 200
+    tokens at 1,024 dims with all heads, 4 kB without token
     vectors. A row whose checksum is wrong is encoded again; a file that SQLite cannot read is begun anew.
 
     Args:
@@ -206,7 +208,9 @@ class EmbeddingCache:
 
 def identity_of(fingerprint: str, backend: str, precision: str, lengths: Lengths) -> dict[str, object]:
     """Return what a text's vectors depend on besides the text."""
-    return {"fingerprint": fingerprint, "backend": backend, "precision": precision, **asdict(lengths)}
+    # of a converted form too: a later version may give other vectors for the same checkpoint
+    form = {"form": VERSION} if precision in ("int8", "int4") else {}
+    return {"fingerprint": fingerprint, "backend": backend, "precision": precision, **asdict(lengths), **form}
 
 
 def _now() -> int:

@@ -20,14 +20,12 @@ from bgem3.calibration import calibration_texts, observe
 from bgem3.checkpoint import Checkpoint
 from bgem3.errors import BackendError, CheckpointError, CheckpointFileError, MissingExtraError
 from bgem3.fingerprint import cache_root, read_json, write_json
-from bgem3.forms import CONVERTED, FORM_FILE, FORM_FILES, PRECISIONS, converted_form, converted_precisions
+from bgem3.forms import CONVERTED, FORM_FILE, FORM_FILES, PRECISIONS, VERSION, converted_form, converted_precisions
 from bgem3.hub import COMMON_FILES
 from bgem3.tokenizer import M3Tokenizer
 from bgem3.types import check_choice
 from bgem3.weights import read_weights
 
-# Raised when a form of an earlier version would give other results, or be slower.
-VERSION = 6
 # No conversion takes so long; the largest takes minutes.
 _ABANDONED_S = 6 * 3600.0
 

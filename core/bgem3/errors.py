@@ -177,7 +177,7 @@ class PartialWriteError(StoreWriteError):
 
 
 class StoreConnectionError(StoreError, ConnectionError):
-    """A server cannot be reached, or stopped answering."""
+    """A server cannot be reached, or stopped answering; or the folder of an open store is not there any more."""
 
 
 class StoreAccessError(StoreError, PermissionError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+# Raised when a form of an earlier version would give other results, or be slower.
+VERSION = 6
 CONVERTED = "converted"
 FORM_FILE = "form.json"
 MASKED_FILE = "masked.onnx"

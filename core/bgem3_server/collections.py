@@ -9,12 +9,14 @@ from threading import Lock
 from bgem3.hybrid import HybridIndex
 from bgem3.stores.base import Store
 from bgem3.stores.memory import MemoryStore
-from bgem3.stores.opening import collection_names, drop_collection, is_there, open_store
+from bgem3.stores.opening import collection_names, drop_collection, open_store, place_of
 from bgem3_server.engine import Engine
 from bgem3_server.problems import ApiError, over_limit
 
 # Chroma's own rule, a little narrower: a name is also part of a file name.
 _NAME = re.compile(r"(?!.*\.\.)(?!([0-9]+\.){3}[0-9]+$)[a-zA-Z0-9][a-zA-Z0-9._-]{1,61}[a-zA-Z0-9]")
+
+GONE = "The folder of the collections is not there any more, or another one is. Fix: put it back, or start the server again"
 
 
 class Collections:
@@ -32,7 +34,7 @@ class Collections:
         self._limit = limit
         self._open: dict[str, HybridIndex] = {}
         self._lock = Lock()
-        self._seen = db is not None and is_there(db)
+        self._place = None if db is None else place_of(db)
 
     async def get(self, name: str, *, create: bool = False) -> HybridIndex:
         """Return a collection's index.
@@ -50,8 +52,8 @@ class Collections:
         return await asyncio.to_thread(self._names)
 
     async def gone(self) -> bool:
-        """Whether the folder held collections and holds none any more: it was moved, deleted or unmounted."""
-        return self._db is not None and self._seen and not await asyncio.to_thread(is_there, self._db)
+        """Whether the folder held collections and does not hold them now: it was moved, deleted, replaced or unmounted."""
+        return await asyncio.to_thread(self._gone)
 
     async def drop(self, name: str) -> None:
         """Delete a collection, its documents and its files; requests that still use it are answered with 503.
@@ -74,11 +76,13 @@ class Collections:
         with self._lock:
             if name in self._open:
                 return self._open[name]
+            if self._gone():  # a folder made in its place would hide it
+                raise ApiError(503, GONE)
             names = self._names()
             if name not in names:
                 self._check_new(name, create, len(names))
             self._open[name] = HybridIndex(encoder, self._store(name))
-            self._seen = True
+            self._place = None if self._db is None else place_of(self._db)
             return self._open[name]
 
     def _drop(self, name: str) -> None:
@@ -104,6 +108,9 @@ class Collections:
 
     def _store(self, name: str) -> Store:
         return MemoryStore() if self._db is None else open_store(self._db, name)
+
+    def _gone(self) -> bool:
+        return self._db is not None and self._place not in (None, place_of(self._db))
 
     def _names(self) -> list[str]:
         if self._db is None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bgem3.chat import ChatModel
-from bgem3.errors import InvalidInputError
+from bgem3.errors import InvalidInputError, StoreNotFoundError
+from bgem3.stores.opening import place_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +66,11 @@ class ServerSettings:
         hosts: Names by which requests may call, as the header Host has them; none: any.
         chat: The language model behind the chat; None: passages are quoted.
         limits: What one client may ask.
+        must_exist: Refuse a folder that holds no collections, as the place of a disk that is not mounted.
 
     Raises:
         InvalidInputError: a key that no header can carry, or `db` is a file.
+        StoreNotFoundError: `db` holds no collections and must.
     """
 
     model: str = "BAAI/bge-m3"
@@ -78,6 +81,7 @@ class ServerSettings:
     hosts: tuple[str, ...] = ()
     chat: ChatModel | None = None
     limits: Limits = Limits()
+    must_exist: bool = False
 
     def __post_init__(self) -> None:
         if any(not key or not key.isascii() for key in self.api_keys):
@@ -86,3 +90,8 @@ class ServerSettings:
             )
         if self.db is not None and Path(self.db).is_file():
             raise InvalidInputError(f"db: {self.db} is a file, expected a folder. Fix: the folder it stands in")
+        if self.must_exist and (self.db is None or place_of(self.db) is None):
+            raise StoreNotFoundError(
+                f"db: {self.db or 'none was given'} holds no collections, and must_exist is set. Fix: mount the disk, another "
+                f"db, or no must_exist (--must-exist) before the first collection is made"
+            )

@@ -9,10 +9,11 @@ import sys
 import numpy as np
 import pytest
 
-from bgem3 import M3Encoder
-from bgem3.cache import EmbeddingCache
+from bgem3 import M3Encoder, cache
+from bgem3.cache import EmbeddingCache, identity_of
 from bgem3.errors import InvalidInputError, InvalidTextError, StoreWriteError, TruncationWarning
 from bgem3.index.database import Database
+from bgem3.lengths import Lengths
 from tests.langchain.conftest import CountingBackend
 
 TEXTS = ["The river rises.", "", "word word 7", "The river rises."]
@@ -215,3 +216,14 @@ def test_reopening_keeps_nothing_of_before(make):
         encoder.encode(TEXTS)
         encoder.close()
     assert sum(type(one) is Database and one.path == encoder._cache.path for one in gc.get_objects()) == 0
+
+
+def test_vectors_of_another_version_of_a_converted_form_are_not_taken(monkeypatch):
+    def identities():
+        lengths = Lengths(max_length=512, overflow="window", window=512, window_overlap=64)
+        return {name: identity_of("f", "onnx", name, lengths) for name in ("float32", "int8", "int4")}
+
+    before = identities()
+    monkeypatch.setattr(cache, "VERSION", cache.VERSION + 1)
+    after = identities()
+    assert [name for name in before if before[name] != after[name]] == ["int8", "int4"]

@@ -280,8 +280,12 @@ def test_a_server_whose_folder_is_gone_is_not_ready(make_client, tmp_path, asked
     folder.rename(elsewhere)
     answer = client.get("/ready")
     assert (answer.status_code, answer.json()["status"]) == (503, "gone")
-    assert "The folder of the collections is not there any more" in answer.json()["error"]
+    assert "The folder of the collections is not there any more, or another one is" in answer.json()["error"]
     folder.mkdir()  # as a place to mount at is left
+    for name in ("parts", "other"):  # made there, it would hide the one that comes back
+        answer = client.post(f"/v1/collections/{name}/documents", json={"documents": DOCUMENTS})
+        assert (answer.status_code, answer.json()["error"]["type"]) == (503, "not_ready_error")
+    assert not [*folder.iterdir()]
     assert client.get("/ready").status_code == 503
     folder.rmdir()
     elsewhere.rename(folder)

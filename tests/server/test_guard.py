@@ -22,6 +22,7 @@ from bgem3.errors import (
     RemoteConnectionError,
     StoreAccessError,
     StoreConnectionError,
+    StoreNotFoundError,
 )
 from bgem3_server.app import create_app
 from bgem3_server.collections import Collections
@@ -69,6 +70,17 @@ def test_a_file_is_no_folder_of_collections(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InvalidInputError, match="db: .*file is a file, expected a folder"):
         ServerSettings(db=str(tmp_path / "file"))
+
+
+def test_a_folder_that_must_hold_collections(tmp_path):
+    for db in (None, str(tmp_path), str(tmp_path / "no")):
+        with pytest.raises(
+            StoreNotFoundError, match="holds no collections, and must_exist is set. Fix: mount the disk"
+        ):
+            ServerSettings(db=db, must_exist=True)
+    ServerSettings(db="http://qdrant:6333", must_exist=True)
+    (tmp_path / "chroma.sqlite3").touch()
+    ServerSettings(db=str(tmp_path), must_exist=True)
 
 
 def test_a_limit_below_one():

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bgem3.cli.options import BackendOption, JsonOption, ModelOption, PrecisionOption, index_of, load_encoder
+from bgem3.cli.options import (
+    BackendOption,
+    CodecOption,
+    JsonOption,
+    ModelOption,
+    PrecisionOption,
+    given,
+    index_of,
+    load_encoder,
+)
 from bgem3.cli.output import console, is_terminal, write_json
 from bgem3.errors import InvalidInputError
 from bgem3.stores.addresses import HELP
@@ -70,6 +79,7 @@ def copy(
     source: Annotated[str, typer.Argument(help=HELP)],
     target: Annotated[str, typer.Argument(help="Likewise; made where it is not there.")],
     *,
+    codec: CodecOption = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Chunks in memory.")] = 256,
     as_json: JsonOption = False,
 ) -> None:
@@ -84,7 +94,7 @@ def copy(
 
     with (
         closing(Address.parse(source).make()) as old,
-        closing(Address.parse(target).make()) as new,
+        closing(Address.parse(target).make(**given(codec=codec))) as new,
         tqdm(unit="chunk", desc="Copying", disable=not is_terminal()) as bar,
     ):
         report = copy_store(old, new, batch_size=batch_size, on_batch=bar.update)

@@ -24,9 +24,17 @@ BackendOption: TypeAlias = Annotated[str, typer.Option("--backend", help="What r
 PrecisionOption: TypeAlias = Annotated[str, typer.Option("--precision", help="auto, float32, bfloat16, ...")]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Write JSON for scripts.")]
 DbOption: TypeAlias = Annotated[str, typer.Option("--db", envvar="BGEM3_DB", help="Folder of the collections.")]
+CodecOption: TypeAlias = Annotated[
+    str | None, typer.Option(help="How a new collection of Chroma or Milvus keeps token vectors; default: binary.")
+]
 CollectionOption: TypeAlias = Annotated[str, typer.Option("--collection", "-c", help="Name of the collection.")]
 
 _PRESETS = ("balanced", "long_document", "lexical")
+
+
+def given(**options: object) -> dict[str, object]:
+    """Return the options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def load_encoder(

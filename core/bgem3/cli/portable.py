@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from bgem3.cli.options import JsonOption
+from bgem3.cli.options import CodecOption, JsonOption, given
 from bgem3.cli.output import console, is_terminal, write_json
 from bgem3.stores.addresses import HELP
 
@@ -49,6 +49,7 @@ def import_(
     folder: Annotated[Path, typer.Argument(help="What bgem3 export wrote.")],
     target: Annotated[str, typer.Argument(help=HELP + "; made where it is not there.")],
     *,
+    codec: CodecOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Put an export into a store, without encoding; what is there already is skipped.
@@ -62,7 +63,7 @@ def import_(
     from bgem3.stores.addresses import Address
 
     with (
-        closing(Address.parse(target).make()) as store,
+        closing(Address.parse(target).make(**given(codec=codec))) as store,
         tqdm(unit="chunk", desc="Importing", disable=not is_terminal()) as bar,
     ):
         report = import_store(folder, store, on_batch=bar.update)

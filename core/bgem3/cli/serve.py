@@ -33,6 +33,10 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8080,
     db: _DbOption = None,
+    must_exist: Annotated[
+        bool,
+        typer.Option("--must-exist", help="Refuse to start where --db holds no collections: its disk may be away."),
+    ] = False,
     api_key: _KeyOption = None,
     chat_model: Annotated[
         str | None, typer.Option(envvar="BGEM3_CHAT_MODEL", help="Model for the chat: a name, or ollama:NAME.")
@@ -68,6 +72,7 @@ def serve(
         model=model,
         encoder_options={"backend": backend, "precision": precision, "num_threads": threads},
         db=db,
+        must_exist=must_exist,
         api_keys=tuple(api_key or _key_of_variable()),
         cors_origins=tuple(cors_origin or ()),
         hosts=tuple(allowed_host or ()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,8 @@ from typing import Any
 
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
-from bgem3.errors import StoreCorruptError, StoreError, StoreLockedError, StoreWriteError
+from bgem3.errors import StoreConnectionError, StoreCorruptError, StoreError, StoreLockedError, StoreWriteError
+from bgem3.index.files import identity_of
 
 # Values bound to one statement; SQLite allows 32,766.
 _BINDS = 10_000
@@ -64,6 +66,7 @@ class Database:
                 self._connection.execute("PRAGMA synchronous=FULL")
                 if self._is_empty():
                     self._create(schema, rows)
+                self._file = identity_of(path)
             except BaseException:
                 self._connection.close()
                 raise
@@ -134,6 +137,18 @@ class Database:
             if self._connection.in_transaction:  # an error of the disk can end it
                 self.run("ROLLBACK")
 
+    def check_there(self) -> None:
+        """Find out whether the path still leads to this file.
+
+        Raises:
+            StoreConnectionError: it was moved, deleted or replaced, or its disk is away: SQLite would make others there.
+        """
+        if identity_of(self.path) != self._file:
+            raise StoreConnectionError(
+                f"{self.path}: moved, deleted, replaced or unmounted since it was opened. Fix: put the folder back; where "
+                f"others are meant to be there now, close the store, or end the program, and open it again"
+            )
+
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
@@ -155,10 +170,12 @@ def translated(path: Path, error: sqlite3.Error) -> StoreError:
     """Return our error for one of SQLite's."""
     code = _code(error)
     if code == sqlite3.SQLITE_CANTOPEN:
-        return StoreWriteError(
-            f"{path}: {error}. Fix: a folder that can be written, for readers too: SQLite and Chroma write "
-            f"beside what they read; or more open files (ulimit -n)"
+        fix = (
+            "copy the folder to where it can be written: readers need that too, SQLite and Chroma write beside what they read"
+            if path.parent.is_dir() and not os.access(path.parent, os.W_OK)
+            else "a folder that can be written, or more open files (ulimit -n)"
         )
+        return StoreWriteError(f"{path}: {error}. Fix: {fix}")
     if code in _REFUSED:
         return StoreWriteError(
             f"{path}: {error}. Nothing was changed. Fix: make the folder writable, or free disk space"

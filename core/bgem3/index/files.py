@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 _PREFIX = "bgem3-"
+
+
+def identity_of(path: str | Path) -> tuple[int, int] | None:
+    """Return what tells a file from every other one, whatever it is called; None: there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 @dataclass(frozen=True, slots=True)

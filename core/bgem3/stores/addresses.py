@@ -52,6 +52,7 @@ class Address:
             options: Further arguments of the store's constructor.
 
         Raises:
+            InvalidInputError: a codec for Qdrant, which keeps numbers; or as the constructor.
             MissingExtraError, StoreError: as the store's constructor.
         """
         if self.engine == "chroma":
@@ -65,6 +66,8 @@ class Address:
             return MilvusStore(self.place, collection=self.collection, token=token, **options)
         from bgem3.stores.qdrant import QdrantStore
 
+        if "codec" in options:
+            raise InvalidInputError("codec: Qdrant keeps token vectors as numbers. Fix: leave it out")
         if self.is_server:
             key = os.environ.get("QDRANT_API_KEY")
             return QdrantStore(url=self.place, api_key=key, collection=self.collection, **options)

@@ -306,11 +306,10 @@ class ChromaStore:
 
     def _settle_after_crash(self) -> None:
         """Settle what a crash left, unless another process is writing it right now."""
-        if not self._sidecar.pending():
-            return
-        with self._writer.tried() as taken:
-            if taken:
-                settle(self._sidecar, self._collection)
+        if self._sidecar.pending():
+            with self._writer.tried() as taken:
+                if taken:
+                    settle(self._sidecar, self._collection)
 
     def _load(self, graph_row: int) -> None:
         """Map the lexical index from its snapshot."""
@@ -364,6 +363,7 @@ class ChromaStore:
             raise StoreClosedError("ChromaStore: closed. Fix: make a new one over the same folder")
         if not self._opened:
             raise StoreClosedError("ChromaStore: not opened yet. Fix: pass it to HybridIndex")
+        self._sidecar.database.check_there()
 
     @contextmanager
     def reading(self, *, graph: bool = True) -> Iterator[ChromaSearcher]:

@@ -59,6 +59,8 @@ def _elsewhere(task: str) -> dict[str, Any] | None:
 
 
 def _run(path: str, statements: Sequence[Statement], parent: int) -> list[Rows]:
+    if not os.path.isfile(path):  # SQLite would make an empty one
+        raise sqlite3.OperationalError("unable to open database file")
     with closing(sqlite3.connect(path, timeout=30)) as database:
         rows = [[list(row) for row in database.execute(sql, values)] for sql, values in statements]
         if os.name == "nt" or parent in (os.getpid(), os.getppid()):  # who asked was killed meanwhile: it is void

@@ -11,6 +11,7 @@ are thrown away and made again from the vectors of the sidecar. See docs/decisio
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -43,6 +44,9 @@ _UNSAVED = (
     "SELECT count(*) FROM embeddings_queue JOIN collections ON topic LIKE '%' || collections.id "
     f"WHERE collections.name = ? AND seq_id > coalesce(({_SAVED}), 0)"
 )
+# What Chroma calls the folder of a graph, and the files in it.
+_FOLDER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_FILES = {"data_level0.bin", "header.bin", "length.bin", "link_lists.bin", "index_metadata.pickle"}
 # How long another process may take to write one batch.
 _PATIENCE_S = 120.0
 
@@ -228,6 +232,25 @@ def vacuum(path: Path) -> None:
         raise StoreWriteError(
             f"{path}: {error}. Fix: free disk space, or close the program that has it open"
         ) from error
+
+
+def sweep(path: Path) -> None:
+    """Delete the graphs of collections that are gone, whose files Chroma leaves behind; the others may be open.
+
+    Raises:
+        StoreWriteError: Chroma's database cannot be read.
+    """
+    # Before the database is read: it knows of a graph before there is a folder.
+    folders = [one for one in path.iterdir() if _FOLDER.fullmatch(one.name) and one.is_dir()]
+    graphs = [one for one in folders if {file.name for file in one.iterdir()} <= _FILES]
+    try:
+        [segments] = run(path, ("SELECT id FROM segments", []))
+    except sqlite3.Error as error:
+        raise StoreWriteError(f"{path}: {error}. Fix: close the program that holds it, and call again") from error
+    known = {segment for (segment,) in segments}
+    for graph in graphs:
+        if graph.name not in known:
+            shutil.rmtree(graph, ignore_errors=True)
 
 
 def _size_and_time(path: Path) -> list[int]:

@@ -246,8 +246,16 @@ class ChromaSearcher:
         Raises:
             StoreCorruptError: a chunk or a row is not what was written.
         """
+        stored = self.sidecar.stored(rows)
+        dense = self.collection.dense([one.id for one in stored])
+        # After the vectors: a text that is still that of its row tells that they are too, whoever writes right now.
         chunks = self.chunks(rows)
-        dense = self.collection.dense([chunk.id for chunk in chunks])
+        for one, chunk in zip(stored, chunks, strict=True):
+            if one.id not in dense or hash_text(chunk.text) != one.text_hash:
+                raise StoreCorruptError(
+                    f"collection {self.collection.name!r}: {one.id!r} has no vector in Chroma, or was replaced meanwhile. "
+                    f"Fix: bgem3 repair, or call again where another process writes"
+                )
         return chunks, M3Embeddings(
             dense=np.array([dense[chunk.id] for chunk in chunks], dtype=np.float32),
             sparse=self.sidecar.sparse_of(rows, vocab_size),

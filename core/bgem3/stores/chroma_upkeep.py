@@ -17,7 +17,7 @@ from bgem3.index.sidecar import StoredRow, hash_text
 from bgem3.ingestion import text_slices
 from bgem3.intake import slices
 from bgem3.stores.chroma_client import says_graph
-from bgem3.stores.chroma_graph import vacuum
+from bgem3.stores.chroma_graph import sweep, vacuum
 from bgem3.stores.chroma_search import ChromaSearcher
 from bgem3.stores.layouts import passage_of
 from bgem3.types import Chunk, FloatArray
@@ -164,6 +164,7 @@ def compact(store: ChromaStore) -> None:
     """Give back the space that deleted and replaced chunks left, in the sidecar, the lexical index and Chroma's files.
 
     Chroma's graph keeps the vectors of deleted chunks; where they are most of it, it is made again from the sidecar.
+    Graphs of collections that are gone are deleted.
 
     Raises:
         StoreLockedError: another process writes, or reads at this moment.
@@ -178,6 +179,8 @@ def compact(store: ChromaStore) -> None:
             parts.collection.give_up()
         with store.released(mends=True) as folder:
             if folder is not None:
+                sweep(folder)
+                sweep(folder)
                 vacuum(folder)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bgem3.errors import IndexMismatchError, StoreWriteError
-from bgem3.index.files import CollectionFiles
+from bgem3.index.files import CollectionFiles, identity_of
 from bgem3.redact import without_user
 from bgem3.stores.addresses import Address
 from bgem3.stores.base import Store
@@ -48,9 +48,12 @@ def collection_names(db: str) -> list[str]:
         return sorted(one.name for one in server.call(server.client.get_collections).collections)
 
 
-def is_there(db: str) -> bool:
-    """Whether a folder holds a database; a server is asked for its own where it is needed."""
-    return _is_address(db) or os.path.isfile(os.path.join(db, "chroma.sqlite3"))
+def place_of(db: str) -> tuple[int, int] | None:
+    """Return what tells the database in a folder from one that takes its place; None: there is none.
+
+    A server is asked for its own where it is needed: one answer stands for any.
+    """
+    return (0, 0) if _is_address(db) else identity_of(os.path.join(db, "chroma.sqlite3"))
 
 
 def drop_collection(db: str, collection: str) -> None:
@@ -79,11 +82,13 @@ def drop_collection(db: str, collection: str) -> None:
 def _drop_from_folder(files: CollectionFiles) -> None:
     """Delete from Chroma first: what is left beside it names the collection, for a second call."""
     from bgem3.stores.chroma_embedded import delete_collection
+    from bgem3.stores.chroma_graph import sweep
 
     lock = WriterLock(files.lock, files.name)
     lock.take()
     try:
         delete_collection(files.name, files.folder)
+        sweep(files.folder)
         shutil.rmtree(files.lexical, ignore_errors=True)
         for path in files.databases:
             path.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict
 
 from bgem3.fingerprint import file_sha256
+from bgem3_server.collections import GONE
 from bgem3_server.json_body import JSON
 from bgem3_server.parts import ERRORS, Parts
 
@@ -73,8 +74,7 @@ async def ready(parts: Parts) -> JSON:
     if not parts.engine.ready:
         return JSON({"status": "failed" if parts.engine.failure else "loading"}, status_code=503)
     if await parts.collections.gone():
-        error = "The folder of the collections is not there any more. Fix: put it back, or start the server again"
-        return JSON({"status": "gone", "error": error}, status_code=503)
+        return JSON({"status": "gone", "error": GONE}, status_code=503)
     return JSON({"status": "ready"})
 
 

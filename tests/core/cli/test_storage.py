@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from contextlib import closing
 from dataclasses import asdict
@@ -66,6 +67,29 @@ def test_damage_is_found_and_repaired_by_encoding_that_chunk_alone(db, checkpoin
 def test_a_collection_that_is_not_there(tmp_path):
     done = run("info", tmp_path)
     assert "not there" in str(done.exception)
+
+
+def test_what_is_restored_or_copied_keeps_the_codec_that_is_asked_for(db, tmp_path):
+    def done(*arguments):
+        return CliRunner().invoke(make_app(), [*map(str, arguments)])
+
+    assert done("export", f"chroma:{db}", tmp_path / "export").exit_code == 0
+    assert done("import", tmp_path / "export", f"chroma:{tmp_path / 'restored'}", "--codec", "int8").exit_code == 0
+    assert done("copy", f"chroma:{db}", f"chroma:{tmp_path / 'copied'}", "--codec", "int4").exit_code == 0
+    for place, codec in (("restored", "int8"), ("copied", "int4")):
+        assert json.loads(run("info", tmp_path / place, "--json").stdout)["settings"]["codec"] == codec
+    refused = done("import", tmp_path / "export", f"qdrant:{tmp_path / 'points'}", "--codec", "int8")
+    assert "codec: Qdrant keeps token vectors as numbers" in str(refused.exception)
+
+
+@pytest.mark.parametrize("command", ["info", "verify"])
+def test_a_folder_that_cannot_be_written_is_to_be_copied(db, monkeypatch, command):
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and access(path, mode))
+    (
+        db / "bgem3-bgem3.sqlite3-wal"
+    ).mkdir()  # root may write everywhere: this is what SQLite says of a folder it may not
+    assert "Fix: copy the folder to where it can be written" in str(run(command, db).exception)
 
 
 def test_compact_gives_back_what_deleted_chunks_took(tmp_path, checkpoint):

@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -170,3 +171,35 @@ def test_beside_a_damaged_vector_the_graph_is_opened_again_at_each_commit(folder
     check(reader, writer, k=1)
     assert reader._collection is not graph
     reader.close()
+
+
+class Interrupting:
+    """A collection that another process changes just before its vectors are read."""
+
+    def __init__(self, collection, change):
+        self._collection, self._changes = collection, [change]
+
+    def __getattr__(self, name):
+        return getattr(self._collection, name)
+
+    def dense(self, ids):
+        if self._changes:
+            self._changes.pop()()
+        return self._collection.dense(ids)
+
+
+def test_what_is_replaced_and_deleted_in_the_middle_of_a_scan_has_vectors_of_its_text(folder):
+    """An export beside a writer ended in a KeyError, or kept vectors of a chunk's former text."""
+    with closing(Writer(folder)) as writer, closing(ChromaStore(folder, codec="float16")) as reader:
+        writer.put(range(20))
+        reader.open()
+        change = partial(writer.put, [3, 4], version=1, delete=[7])
+        reader._searcher.collection = Interrupting(reader._collection, change)
+        read = {}
+        for chunks, embeddings in reader.scan():
+            for i, chunk in enumerate(chunks):
+                expected = embed([chunk.text])
+                np.testing.assert_allclose(embeddings.dense[i], expected.dense[0], rtol=1e-3, atol=1e-3)
+                assert abs(embeddings.sparse[[i]] - expected.sparse).max() < 1e-6
+                read[chunk.id] = chunk.text
+        assert read == writer.texts

@@ -1,18 +1,21 @@
 """Searches of several threads at once, and a writer among them."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from sqlite3 import SQLITE_DENY, SQLITE_OK, SQLITE_TRANSACTION
 from threading import Barrier, Event
 
 import numpy as np
 import pytest
 
-from bgem3.errors import StoreCorruptError, StoreError, StoreWriteError
+from bgem3.errors import StoreConnectionError, StoreCorruptError, StoreError, StoreWriteError
 from bgem3.index.sidecar import Sidecar
 from bgem3.index.threads import READERS
 from bgem3.stores import chroma_search
 from bgem3.stores.chroma import ChromaStore
 from bgem3.stores.chroma_readers import _KEPT, _MOST
+from bgem3.stores.chroma_upkeep import Report, verify
 from bgem3.types import Chunk, SearchPlan
 from tests.support.vectors import SETTINGS, embed
 
@@ -164,3 +167,46 @@ def test_a_connection_that_cannot_end_what_it_read_is_closed(store):
     assert found(store, "text of 3")[0][0] == "id 3"
     with pytest.raises(StoreError, match="closed database"):
         stuck.count()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows moves no folder with open files")
+@pytest.mark.parametrize("writes", [True, False])
+def test_a_folder_that_is_unmounted_and_mounted_again(store, tmp_path, writes):
+    """A search made an empty sidecar at the mount point, and went on to read that one after the folder was back."""
+    folder, elsewhere = tmp_path / "db", tmp_path / "elsewhere"
+    if not writes:
+        store.close()
+        store = ChromaStore(folder)
+        store.open()
+        store._collection.loaded()
+    folder.rename(elsewhere)
+    folder.mkdir()
+    for call in (
+        lambda: found(store, "text of 3"),
+        store.count,
+        lambda: put(store, [3]),
+        lambda: store.delete(["id 3"]),
+    ):
+        with pytest.raises(StoreConnectionError, match="moved, deleted, replaced or unmounted"):
+            call()
+    assert not [*folder.iterdir()]
+    folder.rmdir()
+    elsewhere.rename(folder)
+    assert found(store, "text of 3")[0][0] == "id 3"
+    put(store, [50])
+    assert found(store, "text of 50", k=1)[0][0] == "id 50"
+    if not writes:
+        store.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows moves no folder with open files")
+def test_a_folder_that_is_closed_while_it_is_away_is_whole_when_it_is_back(store, tmp_path):
+    folder, elsewhere = tmp_path / "db", tmp_path / "elsewhere"
+    folder.rename(elsewhere)
+    folder.mkdir()
+    store.close()
+    assert not [*folder.iterdir()]
+    with closing(ChromaStore(elsewhere)) as moved:
+        moved.open()
+        assert verify(moved) == Report(40)
+        assert found(moved, "text of 3")[0][0] == "id 3"

@@ -14,10 +14,12 @@ from bgem3.errors import IndexMismatchError, InvalidInputError, StoreAccessError
 from bgem3.stores.chroma import ChromaStore
 from bgem3.stores.chroma_embedded import delete_collection
 from bgem3.stores.chroma_rescue import rescue
+from bgem3.stores.chroma_upkeep import compact
 from bgem3.stores.opening import collection_names, drop_collection, open_store
 from bgem3.stores.qdrant import QdrantStore
+from bgem3.types import Chunk, SearchPlan
 from tests.support.qdrant_server import QdrantServer
-from tests.support.vectors import SETTINGS
+from tests.support.vectors import SETTINGS, embed
 
 
 @pytest.fixture
@@ -117,6 +119,31 @@ def test_dropping_leaves_nothing_of_a_collection_and_all_of_the_others(tmp_path,
     with HybridIndex(encoder, ChromaStore(tmp_path, collection="tea.green")) as index:
         assert index.get(["one"])[0].text == "a text"
     drop_collection(str(tmp_path), "nobody")
+
+
+def test_graphs_that_chroma_leaves_behind_go(tmp_path):
+    def graphs():
+        return {path.parent for path in tmp_path.glob("*/header.bin")}
+
+    stores = [ChromaStore(tmp_path, collection=name) for name in ("tea", "milk", "cup")]
+    for store in stores:
+        store.open(SETTINGS)
+        store.upsert([Chunk("one", "a text", {})], embed(["a text"]))
+    assert len(graphs()) == 3
+    for store in stores[:2]:
+        store.close()
+    drop_collection(str(tmp_path), "tea")
+    assert len(graphs()) == 2
+    delete_collection("milk", tmp_path)  # where the process ended before the files went
+    foreign = tmp_path / "0a04a685-0efa-4774-8e7c-f789e1cb5064"
+    foreign.mkdir()
+    (foreign / "notes.txt").touch()
+    assert len(graphs()) == 2
+    compact(stores[2])
+    assert len(graphs()) == 1
+    assert foreign.exists()
+    assert stores[2].search(embed(["a text"]), SearchPlan(k=1, mode="dense"))[0].id == "one"
+    stores[2].close()
 
 
 def test_a_drop_that_was_cut_off_can_be_made_again(tmp_path, checkpoint):
