@@ -32,6 +32,8 @@ from bgem3.types import FloatArray
 _FETCH_AGAIN = "Fix: download the file again"
 # XLM-R counts positions from padding_idx + 1 = 2, so two rows of the position table are never a token's
 _UNUSED_POSITIONS = 2
+# Above any model, and token ids fit the 32 bits of a sparse row
+_MAX_SIZE = 2**31
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +41,7 @@ class Config:
     """What the forward pass needs to know, from `config.json`; defaults as in transformers.
 
     Raises:
-        CheckpointFileError: a size is not a whole number above zero, `hidden_size` is not a
+        CheckpointFileError: a size is not a whole number from 1 to 2**31 - 1, `hidden_size` is not a
             multiple of `num_attention_heads`, or a constant is not what this model has.
     """
 
@@ -56,8 +58,8 @@ class Config:
     def __post_init__(self) -> None:
         for name in _SIZES:
             value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise CheckpointFileError(f"config.json: {name} is {value!r}, expected a whole number >= 1")
+            if type(value) is not int or not 1 <= value < _MAX_SIZE:
+                raise CheckpointFileError(f"config.json: {name} is {value!r}, expected a whole number >= 1 of 31 bits")
         if self.hidden_size % self.num_attention_heads:
             raise CheckpointFileError(
                 f"config.json: hidden_size {self.hidden_size} is not a multiple of "

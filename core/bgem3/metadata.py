@@ -63,6 +63,24 @@ def storable(metadata: Mapping[str, Any]) -> dict[str, MetadataValue]:
     return kept
 
 
+def unrounded(found: Metadata, written: Metadata) -> dict[str, MetadataValue]:
+    """Return metadata that an engine gave back, with each value as it was written that differs by rounding alone.
+
+    Chroma and Qdrant keep floats as JSON, and read one in ten back wrong by 1 or 2 in the last place.
+    """
+    return {
+        key: written[key] if key in written and _nearly(value, written[key]) else value for key, value in found.items()
+    }
+
+
+def _nearly(found: object, written: object) -> bool:
+    if isinstance(found, list) and isinstance(written, list):
+        return len(found) == len(written) and all(map(_nearly, found, written))
+    if isinstance(found, float) and isinstance(written, float):
+        return abs(found - written) <= 2 * math.ulp(written)
+    return type(found) is type(written) and found == written
+
+
 def _check_key(key: object, name: str) -> None:
     if not isinstance(key, str) or not key:
         raise InvalidMetadataError(f"{name}: expected keys that are strings, not empty, got {key!r}. Fix: str(key)")

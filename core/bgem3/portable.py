@@ -143,14 +143,15 @@ class Export:
             self._files: Mapping[str, Mapping[str, Any]] = manifest["files"]
             counts = [about["chunks"] for name, about in self._files.items() if name != _CHUNKS]
             whole = all({"bytes", "blake2b"} <= set(about) for about in self._files.values()) and _CHUNKS in self._files
-            if not whole or sum(counts) != self.chunks or {type(one) for one in (*widths, *counts)} != {int}:
+            sizes = (*widths, *counts)
+            if not whole or sum(counts) != self.chunks or {type(one) for one in sizes} != {int} or min(sizes) < 0:
                 raise ValueError("its files, chunks and widths do not fit together")
             self._codec = get_codec(manifest["codec"], self._settings.multi_dim)
         except OSError as error:
             raise StoreNotFoundError(
                 f"{folder}: no {_MANIFEST}, so no export or one that was broken off ({error}). Fix: bgem3 export again"
             ) from error
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise self._damaged(_MANIFEST, repr(error)) from error
 
     def check(self) -> None:

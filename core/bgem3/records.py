@@ -84,5 +84,5 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         batches = parquet.ParquetFile(path).iter_batches(batch_size=1024)
         for number, record in enumerate((one for batch in batches for one in batch.to_pylist()), start=1):
             yield f"{path}:{number}", record
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, NotImplementedError, OverflowError) as error:
         raise InvalidInputError(f"{path}: cannot be read as Parquet ({error}). Fix: write it again") from error

@@ -13,6 +13,8 @@ from bgem3.intake import check_text
 from bgem3.types import IntArray, Token
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
+# For private use, so that no vocabulary has it.
+_UNKNOWN = "\ue000"
 
 
 class M3Tokenizer:
@@ -33,7 +35,14 @@ class M3Tokenizer:
         self.path = path
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises plain Exception for any malformed file
+            self._tokenizer.no_truncation()
+            self._tokenizer.no_padding()
+            empty = self._tokenizer.encode("").ids
+            self._tokenizer.encode(_UNKNOWN)
+        except BaseException as error:
+            # For a malformed file the library raises plain Exception, or panics, which is no Exception.
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise CheckpointFileError(
                 f"{path}: not a readable tokenizer ({error}). Fix: download the checkpoint again"
             ) from error
@@ -41,15 +50,13 @@ class M3Tokenizer:
             raise CheckpointFileError(
                 f"{path}: {size} tokens, config.json has a vocab_size of {vocab_size}. Fix: files of one checkpoint"
             )
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
         ids: dict[str, int] = {}
         for token in SPECIAL_TOKENS:
             found = self._tokenizer.token_to_id(token)
             if found is None:
                 raise CheckpointFileError(f"{path}: no token {token}. Fix: use an XLM-RoBERTa tokenizer")
             ids[token] = found
-        if self._tokenizer.encode("").ids != [ids["<s>"], ids["</s>"]]:
+        if empty != [ids["<s>"], ids["</s>"]]:
             raise CheckpointFileError(
                 f"{path}: does not put <s> and </s> around a text. Fix: use an XLM-RoBERTa tokenizer"
             )

@@ -34,8 +34,8 @@ _STORAGES = {
     "LongStorage": "i8",
     "IntStorage": "i4",
 }
-# What zipfile raises: damage, a method it does not know, a password, an early end.
-_UNREADABLE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError)
+# What zipfile raises: damage, a method it does not know, a password, an early end, a place or name that is none.
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError, UnicodeDecodeError)
 _SAVE_AGAIN = "Fix: save it again with torch.save(module.state_dict(), path), torch 1.6 or later"
 _FETCH_AGAIN = "Fix: download the file again"
 

@@ -48,7 +48,7 @@ class LazyWeights(Mapping[str, FloatArray]):
             raise CheckpointFileError(f"{self._source}: no tensor {name!r}. Fix: use a BGE-M3 checkpoint")
         try:
             return np.asarray(self._readers[name](), dtype=np.float32)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise CheckpointFileError(
                 f"{self._source}: {name} is not what its header says ({error}). Fix: {_FETCH}"
             ) from error

@@ -119,6 +119,29 @@ def test_every_metadata_type_comes_back(index):
     assert {k: type(v) for k, v in got.metadata.items()} == {k: type(v) for k, v in metadata.items()}
 
 
+def test_floats_come_back_to_the_last_bit(index):
+    chosen = random.Random(0)
+    floats = {str(i): chosen.random() for i in range(100)}
+    metadatas = [{"one": value, "list": [value, -value]} for value in floats.values()]
+    index.add(["x"] * 100, ids=list(floats), metadatas=metadatas)
+    assert [chunk.metadata for chunk in index.get(list(floats))] == metadatas
+    for hit in index.search("x", k=100):
+        assert hit.metadata["one"] == floats[hit.id]
+    assert [hit.id for hit in index.search("x", where={"one": floats["7"]})] == ["7"]
+    for i, value in enumerate(sorted(floats.values())):
+        found = [len(index.store.find({"one": {operator: value}})) for operator in ("$lt", "$lte", "$gt", "$gte")]
+        assert found == [i, i + 1, 99 - i, 100 - i]
+
+
+@pytest.mark.parametrize("start", [-5, 2**50, 2**52, 2**53 - 8, 2**60 + 1, 2**63 - 21, -(2**63), -(2**54)])
+def test_large_integers_are_ordered_exactly(index, start):
+    numbers = list(range(start, start + 20))
+    index.add(["x"] * 20, ids=[str(n) for n in numbers], metadatas=[{"n": n} for n in numbers])
+    for i, n in enumerate(numbers):
+        found = [len(index.store.find({"n": {operator: n}})) for operator in ("$lt", "$lte", "$gt", "$gte")]
+        assert found == [i, i + 1, 19 - i, 20 - i]
+
+
 def test_delete_by_id_counts_what_went(filled):
     assert filled.delete(ids=["chunk 1", "no", "chunk 2", "chunk 1"]) == 2
     assert filled.count() == 58
@@ -205,6 +228,14 @@ def test_filters_return_k_when_k_match(filled, where, predicate, options):
     hits = filled.search("red cat", k=5, where=where, **options)
     assert {hit.id for hit in hits} <= matching
     assert len(hits) == min(5, len(matching))
+
+
+def test_equal_texts_are_ranked_by_id(index):
+    ids = [f"{i:02}" for i in range(40)]
+    index.add(["the same red cat"] * 40, ids=ids)
+    hits = index.search("red cat", k=40, strategy="rrf", weights=Weights(1, 1, 1))
+    assert [hit.id for hit in hits] == ids
+    assert [hit.score for hit in hits] == pytest.approx([3 / (60 + rank) for rank in range(1, 41)])
 
 
 def test_search_does_not_depend_on_k_or_order_of_adding(filled):

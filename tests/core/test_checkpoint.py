@@ -110,6 +110,7 @@ def test_missing_weights(checkpoint_factory):
         ({"hidden_size": None}, "hidden_size is missing"),
         ({"hidden_size": "64"}, "hidden_size is '64', expected a whole number"),
         ({"vocab_size": 0}, "vocab_size is 0, expected a whole number >= 1"),
+        ({"vocab_size": 2**31}, "vocab_size is 2147483648, expected a whole number >= 1 of 31 bits"),
         ({"num_attention_heads": 5}, "hidden_size 64 is not a multiple of num_attention_heads 5"),
         ({"max_position_embeddings": 2}, "max_position_embeddings is 2, expected at least 3"),
         ({"hidden_act": "relu"}, "hidden_act is 'relu', expected 'gelu'"),

@@ -50,7 +50,11 @@ def test_a_copy_that_was_broken_off_goes_on(source, target, tmp_path):
 
 
 @pytest.mark.parametrize("name", PLACES)
-@pytest.mark.parametrize(("before", "after"), [(1, True), (1, 1.0), ([1], [True]), (0.0, -0.0)], ids=str)
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(1, True), (1, 1.0), ([1], [True]), (0.0, -0.0), ([0.0], [-0.0]), (1.0, 2.7715077941825975e-163)],
+    ids=str,
+)
 def test_a_value_that_changes_in_type_alone_is_copied(name, before, after, tmp_path):
     old, new = MemoryStore(), opened(name, tmp_path / "new")
     old.open(SETTINGS)

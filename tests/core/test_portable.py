@@ -240,6 +240,8 @@ def test_tensors_of_another_program_are_refused(exported, harm):
         lambda m: m["files"].update({"chunks.jsonl": None}),
         lambda m: m.update(codec=None),
         lambda m: m.update(chunks=99),
+        lambda m: m.update(chunks=float("inf")),
+        lambda m: m["settings"].update(vocab_size=-1),
         lambda m: m["settings"].update(dim=str(DIM)),
     ],
 )

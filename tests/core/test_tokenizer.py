@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
@@ -57,5 +59,22 @@ def test_windows(size, overlap, expected):
 def test_not_a_tokenizer(tmp_path):
     path = tmp_path / "tokenizer.json"
     path.write_text("{}")
+    with pytest.raises(CheckpointFileError, match="not a readable tokenizer"):
+        M3Tokenizer(path)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda t: t["normalizer"].update(precompiled_charsmap=""),
+        lambda t: t["post_processor"]["special_tokens"].pop("</s>"),
+        lambda t: t["model"].update(unk_id=None),
+    ],
+)
+def test_a_tokenizer_over_which_the_library_panics(tmp_path, checkpoint, harm):
+    tokenizer = json.loads((checkpoint / "tokenizer.json").read_text())
+    harm(tokenizer)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(tokenizer))
     with pytest.raises(CheckpointFileError, match="not a readable tokenizer"):
         M3Tokenizer(path)

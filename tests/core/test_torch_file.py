@@ -190,6 +190,26 @@ def test_a_zip_without_a_description(path):
         read_torch_file(path)
 
 
+def test_a_directory_with_a_name_that_is_no_utf8(saved):
+    content = bytearray(saved.read_bytes())
+    entry = content.rfind(b"PK\x01\x02")
+    content[entry + 9] |= 8  # "the name is UTF-8"
+    content[entry + 46] = 0xFF
+    saved.write_bytes(content)
+    for read in (read_torch_file, check_torch_file):
+        with pytest.raises(CheckpointFileError, match="truncated or damaged"):
+            read(saved)
+
+
+def test_a_directory_that_lies_behind_the_file(saved):
+    content = bytearray(saved.read_bytes())
+    end = content.rfind(b"PK\x06\x06")
+    content[end + 48 : end + 56] = (2**40).to_bytes(8, "little")
+    saved.write_bytes(content)
+    with pytest.raises(CheckpointFileError, match="truncated or damaged"):
+        read_torch_file(saved)
+
+
 def test_an_unknown_byte_order(saved):
     rewrite(saved, lambda name, content: b"middle" if name.endswith("byteorder") else content)
     with pytest.raises(CheckpointFileError, match="byteorder is b'middle', expected 'little' or 'big'"):

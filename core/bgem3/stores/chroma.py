@@ -192,7 +192,7 @@ class ChromaStore:
     def get(self, ids: Sequence[str]) -> list[Chunk]:
         """See `Store.get`."""
         with self.reading(graph=False):
-            found = self._collection.get(list(dict.fromkeys(ids)))
+            found = self._searcher.get(list(dict.fromkeys(ids)))
             return [found[one][0] for one in ids if one in found]
 
     def dense_vectors(self, ids: Sequence[str]) -> dict[str, FloatArray]:

@@ -7,7 +7,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,6 +22,7 @@ from bgem3.index.lexical import LexicalIndex
 from bgem3.index.multi_vector import Codec, get_codec
 from bgem3.index.sidecar import Sidecar, StoredRow, hash_text
 from bgem3.index.threads import map_shared, reading_pool
+from bgem3.metadata import unrounded
 from bgem3.scoring import dense_row_scores, max_sim
 from bgem3.stores.chroma_client import ChromaCollection
 from bgem3.stores.layouts import passage_of
@@ -222,6 +223,14 @@ class ChromaSearcher:
         """Return the chunk ids of rows, in order."""
         return [stored.id for stored in self.sidecar.stored(rows)]
 
+    def get(self, ids: Sequence[str], stored: Sequence[StoredRow] | None = None) -> dict[str, tuple[Chunk, int | None]]:
+        """Return the chunks that exist, by id, with the row each points at; `stored`: their rows, where they are known."""
+        written = {one.id: one.metadata for one in (self.stored(ids) if stored is None else stored)}
+        return {
+            id_: (replace(chunk, metadata=unrounded(chunk.metadata, written.get(id_, {}))), pointer)
+            for id_, (chunk, pointer) in self.collection.get(ids).items()
+        }
+
     def chunks(self, rows: IntArray) -> list[Chunk]:
         """Return the chunks of rows, in order.
 
@@ -229,7 +238,7 @@ class ChromaSearcher:
             StoreCorruptError: another program changed or removed a chunk in Chroma.
         """
         stored = self.sidecar.stored(rows)
-        found = self.collection.get([one.id for one in stored])
+        found = self.get([one.id for one in stored], stored)
         for one in stored:
             chunk, pointer = found.get(one.id, (None, None))
             # Another pointer: a process that writes right now has just replaced the chunk. None: an adopted chunk.

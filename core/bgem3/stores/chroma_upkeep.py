@@ -195,9 +195,9 @@ def examine(parts: ChromaSearcher, ids: Sequence[str]) -> dict[str, Problem]:
 
 
 def _examine(parts: ChromaSearcher, ids: Sequence[str]) -> dict[str, Problem]:
-    found, dense = parts.collection.get(ids), parts.collection.dense(ids)
     rows = np.array(list(parts.sidecar.rows_of(ids).values()), dtype=np.int64)
     stored = {one.id: one for one in parts.sidecar.stored(rows)}
+    found, dense = parts.get(ids, list(stored.values())), parts.collection.dense(ids)
     whole = set(parts.sidecar.whole(rows)) - upkeep.rows_with_wrong_fields(parts.sidecar, rows)
     problems: dict[str, Problem] = {}
     for id_, (chunk, pointer) in found.items():

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -34,6 +35,10 @@ _OPPOSITE: dict[Order, Order] = {">": "<=", "<=": ">", ">=": "<", "<": ">=", "==
 _WORD_BYTES, _BASE, _MAX_WORDS = 6, 257, 5
 _MAX_ORDERED = _WORD_BYTES * _MAX_WORDS - 1
 _EXACT = 2**53
+# From here floats are whole numbers, which every engine keeps; from there none is an integer of ours.
+_WHOLE, _INT64 = 2**52, 2**63
+# The engines' floats are off by two steps at most; a step down from a power of two is half as long.
+_NEAR = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +198,22 @@ def _ordered(key: str, order: Order, operand: Scalar) -> Test:
         )
     kind = kind_of(operand)
     names = list(_word_names(key, kind))
-    return Every((Has((_token(key, kind),)), _lexicographic(names, list(_words(operand)), order)))
+    if isinstance(operand, str) or _WHOLE <= abs(operand) <= 2 * _INT64:
+        test = _lexicographic(names, list(_words(operand)), order)
+    else:
+        test = _beyond(key, names[0], order, float(operand))
+    return Every((Has((_token(key, kind),)), test))
+
+
+def _beyond(key: str, word: str, order: Order, operand: float) -> Test:
+    """Compare a word that may be wrong in its last place: Qdrant rounds floats. The few next to the operand have their tokens."""
+    strict: Order = ">" if order in (">", ">=") else "<"
+    near = [operand]
+    for _ in range(2 * _NEAR):
+        near.append(math.nextafter(near[-1], math.inf if strict == ">" else -math.inf))
+    among = near if order in (">=", "<=") else near[1:]
+    limit = max(-sys.float_info.max, min(near[_NEAR], sys.float_info.max))
+    return Some((Compare(word, strict, limit), Has(tuple(_token(key, "value", one) for one in among))))
 
 
 def _lexicographic(names: Sequence[str], values: Sequence[float], order: Order) -> Test:

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from bgem3.metadata import unrounded
 from bgem3.types import Chunk, Metadata
 
 LayoutName: TypeAlias = Literal["langchain", "llamaindex"]
-# Our own part of a payload: the id as the user gave it, what LlamaIndex embeds, the facets.
+# Our own part of a payload: the id as the user gave it, what LlamaIndex embeds, the facets, long floats in JSON.
 OWN = "_bgem3"
 NODE = "_node_content"
 
@@ -30,6 +31,8 @@ class Layout:
     def write(self, chunk: Chunk) -> dict[str, Any]:
         """Return the payload of a chunk, without facets."""
         own: dict[str, Any] = {"id": chunk.id}
+        if floats := {name: json.dumps(value) for name, value in chunk.metadata.items() if _has_long_floats(value)}:
+            own["floats"] = floats
         metadata = dict(chunk.metadata)
         if self.text is None:
             return {**metadata, OWN: {**own, "text": chunk.text}}
@@ -43,8 +46,16 @@ class Layout:
         metadata = payload.get(self.metadata) if self.metadata else payload
         ours = () if self.metadata else (OWN, self.text)
         kept = {name: value for name, value in (metadata or {}).items() if name not in ours}
+        kept = unrounded(kept, {name: json.loads(value) for name, value in (own.get("floats") or {}).items()})
         text = own.get("text", node_text(payload)) if self.text is None else payload.get(self.text)
         return Chunk(str(own.get("id", key)), text or "", kept)
+
+
+def _has_long_floats(value: object) -> bool:
+    """Say whether there is a float that the engine may give back rounded: of more than 15 digits, or with an exponent."""
+    if isinstance(value, list):
+        return any(map(_has_long_floats, value))
+    return isinstance(value, float) and ("e" in (digits := repr(value)) or len(digits) > 16)
 
 
 LAYOUTS: dict[LayoutName, Layout] = {"langchain": Layout(), "llamaindex": Layout(text=None, metadata=None)}

@@ -7,6 +7,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -206,6 +207,7 @@ class MilvusStore:
         start = time.perf_counter()
         rows = self._everything(where) if plan.exhaustive else self._found(query, plan, where)
         stages.append(Stage("request", len(rows), time.perf_counter() - start))
+        rows.sort(key=itemgetter(ID))  # ranks of equal scores are by row
         return run_over(self._candidates(query, rows), query, plan, stages)
 
     def close(self) -> None:

@@ -274,7 +274,9 @@ class QdrantStore:
         # One that has no dense or multi-vector score was changed while it was read.
         needed = [scores for head, scores in scored.items() if head != "sparse"]
         found = next(iter(points.values()), [])
-        kept = [point for point in found if all(str(point.id) in scores for scores in needed)]
+        whole = (point for point in found if all(str(point.id) in scores for scores in needed))
+        # In the order of ids, since ranks of equal scores are by row, and the engine's order changes from call to call.
+        kept = sorted(whole, key=lambda point: self._chunk(point).id)
         scores: dict[Head, FloatArray] = {
             head: np.array([scored.get(head, {}).get(str(point.id), 0.0) for point in kept], dtype=np.float32)
             for head in plan.heads

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # The server refuses a multi-vector of this many numbers or more; the local mode does not.
 # Source: qdrant lib/common/common/src/validation.rs, `validate_multi_vector_by_length`.
 MAX_FLOATS = 1024 * 1024
+_INT64 = 2.0**63
 
 
 def to_vectors(embeddings: M3Embeddings, i: int, names: Mapping[Head, str]) -> dict[str, Any]:
@@ -38,7 +39,12 @@ def to_vectors(embeddings: M3Embeddings, i: int, names: Mapping[Head, str]) -> d
 def to_payload(chunk: Chunk, layout: Layout) -> dict[str, Any]:
     """Return a chunk's text and metadata as the layout names them, and what it is filtered by."""
     payload = layout.write(chunk)
-    payload[OWN]["facets"] = asdict(to_facets(chunk.metadata))
+    facets = asdict(to_facets(chunk.metadata))
+    # The engine keeps JSON, and reads integers back as they were, of which floats are the large ones.
+    facets["words"] = {
+        name: int(word) if abs(word) < _INT64 and word.is_integer() else word for name, word in facets["words"].items()
+    }
+    payload[OWN]["facets"] = facets
     return payload
 
 

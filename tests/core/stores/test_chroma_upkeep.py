@@ -132,10 +132,18 @@ def test_damaged_words_of_a_chunk_leave_the_collection_to_be_opened_and_mended(f
     again.close()
 
 
-def test_values_that_sqlite_keeps_in_another_form_are_no_damage(store):
-    store.upsert(
-        [Chunk("id 0", "text", {"old": True, "new": False, "zero": -0.0, "marks": [True, False]})], embed(["text"])
-    )
+def test_values_that_chroma_keeps_in_another_form_are_no_damage(store):
+    rounded = 2.7715077941825975e-163  # Chroma gives ...978e-163 back
+    metadata = {
+        "old": True,
+        "new": False,
+        "zero": -0.0,
+        "marks": [True, False],
+        "part": rounded,
+        "parts": [0.5, rounded],
+    }
+    store.upsert([Chunk("id 0", "text", metadata)], embed(["text"]))
+    assert raw(store).get(ids=["id 0"])["metadatas"][0]["part"] != rounded
     assert verify(store) == Report(9)
     assert backfill(store, embed) == {}
 
