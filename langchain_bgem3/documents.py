@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, Self
 from uuid import uuid4
 
 from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+from langchain_core.vectorstores import VectorStore
 
 from bgem3.errors import InvalidInputError
 from bgem3.types import Chunk, Head, Hit, Ranked
@@ -58,3 +60,25 @@ def _copied(metadata: Any) -> Any:
     if metadata is None:
         return {}
     return deepcopy(dict(metadata)) if isinstance(metadata, Mapping) else metadata
+
+
+class TakesAnyDocuments(VectorStore):
+    """Reads an iterable of documents once, such as a loader's `lazy_load()`; LangChain's own methods read it three times."""
+
+    def add_documents(self, documents: Iterable[Document], **kwargs: Any) -> list[str]:
+        """Add documents; arguments, result and errors are those of `add_texts`."""
+        return super().add_documents(list(documents), **kwargs)
+
+    async def aadd_documents(self, documents: Iterable[Document], **kwargs: Any) -> list[str]:
+        """Do what `add_documents` does, beside the event loop."""
+        return await super().aadd_documents(list(documents), **kwargs)
+
+    @classmethod
+    def from_documents(cls, documents: Iterable[Document], embedding: Embeddings, **kwargs: Any) -> Self:
+        """Make a store and add documents; `kwargs` and errors are those of `from_texts`."""
+        return super().from_documents(list(documents), embedding, **kwargs)
+
+    @classmethod
+    async def afrom_documents(cls, documents: Iterable[Document], embedding: Embeddings, **kwargs: Any) -> Self:
+        """Do what `from_documents` does, beside the event loop."""
+        return await super().afrom_documents(list(documents), embedding, **kwargs)

@@ -117,9 +117,9 @@ def _columns(
     items: Sequence[Document], kwargs: dict[str, Any]
 ) -> tuple[list[str], list[str] | None, list[dict[str, Any]] | None]:
     check_no_more(kwargs)
-    texts = [document.page_content for document in items]
-    ids = to_ids([document.id for document in items])
-    return texts, ids, to_metadatas(document.metadata for document in items)
+    rows = list(items)  # a loader's `lazy_load()` can be read once
+    ids = to_ids([document.id for document in rows])
+    return [document.page_content for document in rows], ids, to_metadatas(document.metadata for document in rows)
 
 
 def _checked(ids: list[str] | None, kwargs: dict[str, Any]) -> list[str]:

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
-from langchain_core.vectorstores import VectorStore
 
 from bgem3.embeddings import M3Embeddings, unit_row
 from bgem3.errors import InvalidInputError
 from bgem3.intake import check_stream
 from bgem3.types import MODES, Hit, Lexical, Mode, SearchOptions, Strategy
 from langchain_bgem3.diversity import most_diverse, pool_size
-from langchain_bgem3.documents import to_document, to_ids, to_metadatas
+from langchain_bgem3.documents import TakesAnyDocuments, to_document, to_ids, to_metadatas
 from langchain_bgem3.indexing import check_no_more
 from langchain_bgem3.opening import DEFAULT_COLLECTION, dense_only_model, embedding_of, open_index
 from langchain_bgem3.options import WeightsLike, comparable, relevance, to_options
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from langchain_bgem3.settings import EncoderSettings
 
 
-class BGEM3VectorStore(VectorStore):
+class BGEM3VectorStore(TakesAnyDocuments):
     """Dense, sparse, multi-vector and hybrid search over one index, in memory or on Chroma.
 
     A text costs one forward pass when it is added, and so does a query, whatever the mode. Any other

@@ -58,8 +58,10 @@ class BGEM3Embedding(EncoderSettings, BaseEmbedding):
         check_only("parallel_process", self.parallel_process, False, "one process uses every core")
 
     def _wants(self, shared: SharedEncoder) -> SharedEncoder:
-        if self.embeddings_cache is not None and not isinstance(self.embeddings_cache, ScopedKVStore):
-            self.embeddings_cache = ScopedKVStore(self.embeddings_cache, self._cache_scope(shared))
+        cache = self.embeddings_cache
+        if cache is not None:  # a copy with other settings has the scope of the first
+            whole = cache.store if isinstance(cache, ScopedKVStore) else cache
+            self.embeddings_cache = ScopedKVStore(whole, self._cache_scope(shared))
         return shared.want("dense")
 
     def _cache_scope(self, shared: SharedEncoder) -> str:

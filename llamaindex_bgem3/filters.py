@@ -33,10 +33,15 @@ def to_where(filters: MetadataFilters | None) -> _Where | None:
     LlamaIndex filters hold no booleans, so 1 and 0 match true and false too.
 
     Raises:
-        InvalidFilterError: an operator with a value it cannot take.
+        InvalidFilterError: an operator with a value it cannot take, or no `MetadataFilters`.
     """
     if filters is None:
         return None
+    if not isinstance(filters, MetadataFilters):
+        raise InvalidFilterError(
+            f"filters: expected MetadataFilters, got {filters!r}. "
+            f"Fix: MetadataFilters(filters=[MetadataFilter(key='lang', value='zh')])"
+        )
     parts = [where for where in map(_part, filters.filters) if where is not None]
     if not parts:
         return None

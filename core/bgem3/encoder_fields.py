@@ -95,8 +95,22 @@ class EncoderFields:
         if self.base_url is not None:  # show the name of the server's model, and be found by it
             from bgem3.shared import share
 
-            self.model_name = str(encoder.describe()["model"])
+            super().__setattr__("model_name", str(encoder.describe()["model"]))
             share(encoder, self._options())
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in OPTIONS:
+            self._shared = None
+            self._start()
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy; one with another model, lengths or the like loads its own."""
+        copied: Self = cast(Any, super()).model_copy(update=update, deep=deep)
+        if OPTIONS.keys() & (update or {}):
+            copied._shared = None
+            copied._start()
+        return copied
 
     def __getstate__(self) -> Any:
         return super(EncoderFields, self._bare()).__getstate__()

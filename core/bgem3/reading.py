@@ -42,11 +42,7 @@ def read_passages(name: str, content: bytes, *, size: int = 1200) -> Iterator[Ch
             5,000 pages, or a size below 1.
         MissingExtraError: a PDF, and pypdf is not installed.
     """
-    kind = name.rpartition(".")[2].lower()
-    if kind not in READERS:
-        raise InvalidInputError(
-            f"{name}: unknown kind, expected one of {', '.join(sorted(READERS))}. Fix: save it as one of them"
-        )
+    kind = check_kind(name)
     if size < 1:
         raise InvalidInputError(f"size: got {size}, expected at least 1 character. Fix: size=1200")
     number = 0
@@ -56,6 +52,26 @@ def read_passages(name: str, content: bytes, *, size: int = 1200) -> Iterator[Ch
         for part, piece in enumerate(pieces, start=1):
             number += 1
             yield Chunk(_id(name, number, own, part, len(pieces)), piece, {"source": name, **metadata})
+
+
+def check_kind(name: str) -> str:
+    """Return the kind of a file by its name: txt, md, pdf, csv or jsonl.
+
+    Raises:
+        InvalidInputError: it is another one.
+        MissingExtraError: a PDF, and pypdf is not installed.
+    """
+    kind = name.rpartition(".")[2].lower()
+    if kind not in READERS:
+        raise InvalidInputError(
+            f"{name}: unknown kind, expected one of {', '.join(sorted(READERS))}. Fix: save it as one of them"
+        )
+    if kind == "pdf":
+        try:
+            import pypdf  # noqa: F401
+        except ImportError as error:
+            raise MissingExtraError("pypdf", "pdf", f"{name}: a PDF") from error
+    return kind
 
 
 def _id(name: str, number: int, own: MetadataValue | None, part: int, parts: int) -> str:
@@ -93,10 +109,8 @@ def _plain(source: str, content: bytes) -> Iterator[_Piece]:
 
 
 def _pdf(source: str, content: bytes) -> Iterator[_Piece]:
-    try:
-        from pypdf import PdfReader
-    except ImportError as error:
-        raise MissingExtraError("pypdf", "pdf", f"{source}: a PDF") from error
+    from pypdf import PdfReader
+
     try:
         reader = PdfReader(io.BytesIO(content))
         count = len(reader.pages)

@@ -13,7 +13,7 @@ import langchain_bgem3
 from bgem3 import Weights
 from bgem3.errors import InvalidInputError
 from bgem3.types import make_plan
-from langchain_bgem3 import BGEM3DocumentIndex
+from langchain_bgem3 import BGEM3DocumentIndex, BGEM3VectorStore
 from langchain_bgem3.diversity import most_diverse
 from langchain_bgem3.options import relevance, to_options, to_weights
 
@@ -93,3 +93,18 @@ def test_docstring_examples(name, embeddings):
     result = doctest.testmod(module, extraglobs=names, optionflags=doctest.ELLIPSIS)
     assert result.attempted > 0
     assert result.failed == 0
+
+
+async def test_documents_of_a_lazy_loader_keep_ids_and_metadata(embeddings):
+    def lazy_load():
+        yield from (Document(text, id=text, metadata={"n": n}) for n, text in enumerate(["a", "b"]))
+
+    stores = [BGEM3VectorStore.from_documents(lazy_load(), embeddings)]
+    stores.append(await BGEM3VectorStore.afrom_documents(lazy_load(), embeddings))
+    stores += [BGEM3VectorStore(embeddings) for _ in range(3)]
+    assert stores[2].add_documents(lazy_load()) == ["a", "b"]
+    assert await stores[3].aadd_documents(lazy_load()) == ["a", "b"]
+    BGEM3DocumentIndex(index=stores[4].index).upsert(lazy_load())
+    for store in stores:
+        assert store.get_by_ids(["a", "b"]) == list(lazy_load())
+    assert len(stores[2].add_documents(Document(text) for text in "cd")) == 2

@@ -138,3 +138,15 @@ def test_a_missing_package_is_named_with_its_command(monkeypatch, embeddings, mo
         method()
     extras = tomllib.loads(Path("pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
     assert any(line.startswith(caught.value.package) for line in extras[caught.value.extra])
+
+
+def test_changed_settings_are_those_it_reads_with(settings):
+    text = "word " * 60
+    expected = BGEM3Embeddings(**settings, max_length=16).embed_query(text)
+    embeddings = BGEM3Embeddings(**settings)
+    before = embeddings.embed_query(text)
+    assert before != expected
+    assert embeddings.model_copy(update={"max_length": 16}).embed_query(text) == expected
+    assert embeddings.embed_query(text) == before
+    embeddings.max_length = 16
+    assert embeddings.embed_query(text) == expected

@@ -145,3 +145,13 @@ async def test_models_do_not_share_an_embeddings_cache_in_async_code(checkpoint,
     await model.aget_text_embedding_batch(TEXTS)
     await model.aget_text_embedding_batch(TEXTS)
     assert passes.sequences == len(TEXTS)
+
+
+def test_a_copy_with_other_lengths_has_its_own_cached_vectors(checkpoint):
+    text = "word " * 60
+    first = BGEM3Embedding(model_name=str(checkpoint), embeddings_cache=SimpleKVStore())
+    short = first.model_copy(update={"max_length": 16})
+    expected = BGEM3Embedding(model_name=str(checkpoint), max_length=16).get_text_embedding(text)
+    assert first.get_text_embedding(text) != expected
+    for _ in range(2):
+        assert short.get_text_embedding(text) == expected

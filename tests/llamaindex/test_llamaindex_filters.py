@@ -129,6 +129,13 @@ def test_bad_values(key, operator, value, match):
         to_where(MetadataFilters(filters=[one(key, operator, value)]))
 
 
+def test_filters_of_another_framework():
+    with pytest.raises(
+        InvalidFilterError, match=r"expected MetadataFilters, got \{'lang': 'en'\}. Fix: MetadataFilters"
+    ):
+        to_where({"lang": "en"})
+
+
 def test_what_cannot_be_filtered_by_is_not_empty():
     values = [{"z": 1}, ["a", 1], None, [], "", 0]
     nodes = [TextNode(text="x", metadata={"k": value}) for value in values]

@@ -14,9 +14,12 @@ from bgem3.errors import InvalidInputError, StoreError
 from bgem3.stores.addresses import HELP
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from bgem3.encoder import M3Encoder
     from bgem3.stores.addresses import Address
     from bgem3.stores.base import Store
+    from bgem3.types import Chunk
 
 
 def backfill(
@@ -44,6 +47,7 @@ def backfill(
     servers: QDRANT_API_KEY, MILVUS_TOKEN.
     """
     from bgem3.stores.addresses import Address
+    from bgem3.stores.foreign import read_foreign
 
     if (collection is None) == (store is None):
         raise InvalidInputError("backfill: expected exactly one of --collection and --store. Fix: --collection NAME")
@@ -54,12 +58,11 @@ def backfill(
         )
     target = Address.parse(into) if into else None
     # first: a store says what is not installed, which takes no model
-    new = target.make() if target else None
-    if source.engine == "chroma":
-        source.make().close()
+    source.make().close()
+    new = (target.make(), read_foreign(source, text_field)) if target else None
     encoder = load_encoder(model, backend, precision)
     if new is not None:
-        count = _copy_texts(source, new, encoder, text_field)
+        count = _copy_texts(*new, encoder)
     else:
         opened = _adopt(source, encoder, codec, {"text": text_field, "metadata": metadata_field})
         count = opened.count()
@@ -94,11 +97,9 @@ def _adopt(source: Address, encoder: M3Encoder, codec: str, fields: dict[str, st
         raise
 
 
-def _copy_texts(source: Address, target: Store, encoder: M3Encoder, text_field: str | None) -> int:
-    from bgem3.stores.foreign import read_foreign
-
+def _copy_texts(target: Store, chunks: Iterable[Chunk], encoder: M3Encoder) -> int:
     with index_of(encoder, target) as index:
-        add_chunks(index, read_foreign(source, text_field))
+        add_chunks(index, chunks)
         return index.count()
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,7 +58,8 @@ def index(
     fields become metadata.
     """
     lengths: Counter[str] = Counter()
-    passages = _passages(paths or [Path("-")], size, lengths)
+    files = list(_files(paths or [Path("-")]))  # first: what cannot be read is said before a model is loaded
+    passages = _passages(files, size, lengths)
     added = 0
     with open_index(db, collection, model, backend, precision, create=True) as opened:
         for part in slices(passages, _SLICE):
@@ -125,11 +127,11 @@ def show_hits(hits: Hits) -> None:
     console().print(shown if hits else "nothing found")
 
 
-def _passages(paths: Sequence[Path], size: int, lengths: Counter[str]) -> Iterator[Chunk]:
+def _passages(files: Iterable[tuple[Path, str]], size: int, lengths: Counter[str]) -> Iterator[Chunk]:
     """Yield the passages of files, and count those of each."""
     from bgem3.reading import read_passages
 
-    for path, name in _files(paths):
+    for path, name in files:
         content = sys.stdin.buffer.read() if path == Path("-") else _content(path)
         lengths[name] = 0
         for passage in read_passages(name, content, size=size):
@@ -146,24 +148,41 @@ def _delete_rest(index: HybridIndex, lengths: Mapping[str, int]) -> None:
 
 
 def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """Yield each file with the name its passages carry: relative to the folder that was given."""
-    from bgem3.reading import READERS
+    """Yield each file with the name its passages carry: relative to the folder that was given.
+
+    Raises:
+        InvalidInputError: a path that is not there, a kind that is unknown, a folder without files.
+        MissingExtraError: a PDF, and pypdf is not installed.
+    """
+    from bgem3.reading import READERS, check_kind
 
     for path in paths:
         if path == Path("-"):
             yield path, "stdin.jsonl"
-        elif path.is_dir():
+            continue
+        with _reading(path):
+            path.stat()
+        if path.is_dir():
             found = [one for one in sorted(path.rglob("*")) if one.is_file() and one.suffix.lower()[1:] in READERS]
             if not found:
                 raise InvalidInputError(f"{path}: no {', '.join(sorted(READERS))} file in it. Fix: another folder")
-            yield from ((one, one.relative_to(path).as_posix()) for one in found)
+            files = [(one, one.relative_to(path).as_posix()) for one in found]
         else:
-            yield path, path.name
+            files = [(path, path.name)]
+        for one, name in files:
+            check_kind(name)
+            yield one, name
 
 
 def _content(path: Path) -> bytes:
-    try:
+    with _reading(path):
         return path.read_bytes()
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise InvalidInputError(
             f"{path}: cannot be read ({error.strerror}). Fix: the path of a file or folder"

@@ -57,18 +57,38 @@ def test_what_is_no_utf_8_is_named(locale, checkpoint):
 
 
 @pytest.mark.parametrize(
-    "command",
+    ("package", "extra", "command"),
     [
-        ["index", __file__, "--db", "db"],
-        ["ingest", __file__, "--to", "chroma:db"],
-        ["repair", "--db", "db"],
-        ["backfill", "--db", "db", "--collection", "news"],
-        ["backfill", "--store", "qdrant:http://127.0.0.1:1#news", "--into", "chroma:db"],
+        ("chromadb", "chroma", ["index", "note.txt", "--db", "db"]),
+        ("pypdf", "pdf", ["index", ".", "--db", "db"]),
+        ("chromadb", "chroma", ["ingest", "note.txt", "--to", "chroma:db"]),
+        ("chromadb", "chroma", ["repair", "--db", "db"]),
+        ("chromadb", "chroma", ["backfill", "--db", "db", "--collection", "news"]),
+        ("chromadb", "chroma", ["backfill", "--store", "qdrant:http://127.0.0.1:1#news", "--into", "chroma:db"]),
+        ("qdrant_client", "qdrant", ["backfill", "--store", "qdrant:q#news"]),
+        ("qdrant_client", "qdrant", ["backfill", "--store", "qdrant:q#news", "--into", "chroma:db"]),
+        ("pymilvus", "milvus", ["backfill", "--store", "milvus:m.db#news", "--into", "chroma:db"]),
     ],
 )
-def test_what_is_not_installed_is_said_before_a_model_is_loaded(command, tmp_path, monkeypatch):
+def test_what_is_not_installed_is_said_before_a_model_is_loaded(package, extra, command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "chromadb", None)
+    for name in ("note.txt", "scan.PDF"):
+        (tmp_path / name).touch()
+    monkeypatch.setitem(sys.modules, package, None)
     error = CliRunner().invoke(make_app(), [*command, "--model", "no model"]).exception
-    assert 'Fix: pip install "bgem3[chroma]"' in str(error)
+    assert f'Fix: pip install "bgem3[{extra}]"' in str(error)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["note.txt", "scan.PDF"]
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["index", "nowhere.txt"], "nowhere.txt: cannot be read"),
+        (["index", __file__], "unknown kind"),
+        (["backfill", "-c", "news", "--into", "qdrant::memory:"], "filled in place. Fix: leave --into out"),
+    ],
+)
+def test_what_cannot_be_read_is_said_before_a_model_is_loaded(command, said, tmp_path):
+    error = CliRunner().invoke(make_app(), [*command, "--model", "no model", "--db", str(tmp_path / "db")]).exception
+    assert said in str(error)
     assert list(tmp_path.iterdir()) == []
