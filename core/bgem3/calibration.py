@@ -14,6 +14,7 @@ from scipy.special import erf
 
 from bgem3.backends.packing import positions
 from bgem3.checkpoint import Config
+from bgem3.errors import CheckpointFileError
 from bgem3.quantize import ACTIVATION_MAX, quantize_columns, smoothing
 from bgem3.types import FloatArray, IntArray
 from bgem3.weights import Weights
@@ -49,7 +50,11 @@ def observe(
     sequences: Sequence[IntArray],
     progress: Callable[[int], object] = lambda layers: None,
 ) -> Iterator[LayerInputs]:
-    """Run the encoder over token sequences and yield what each layer multiplies; `progress` is told of each."""
+    """Run the encoder over token sequences and yield what each layer multiplies; `progress` is told of each.
+
+    Raises:
+        CheckpointFileError: a layer gives numbers that are not finite.
+    """
     lengths, joined = np.array([len(ids) for ids in sequences]), np.concatenate(sequences)
     ends = np.cumsum(lengths)[:-1]
     places = positions(joined, lengths, config.pad_token_id)
@@ -70,6 +75,8 @@ def observe(
         out = _linear(attended, weights, f"{name}.attention.output.dense")
         middle = _norm(states + out, weights, f"{name}.attention.output.LayerNorm", config)
         inner = _gelu(_linear(middle, weights, f"{name}.intermediate.dense"))
+        if not np.isfinite(inner).all():
+            raise CheckpointFileError(f"{name}: gives numbers that are not finite. Fix: download the checkpoint again")
         yield LayerInputs(states, attended, middle, inner, moved=float(np.mean(moved)))
         out = _linear(inner, weights, f"{name}.output.dense")
         states = _norm(middle + out, weights, f"{name}.output.LayerNorm", config)

@@ -64,7 +64,7 @@ def quantize_table(table: FloatArray) -> tuple[NDArray[np.int8], FloatArray, Flo
     """
     squares = np.einsum("ij,ij->j", table, table, dtype=np.float32)  # no copy of a gigabyte
     columns = np.maximum(np.sqrt(squares / len(table)), 1e-12).astype(np.float32)
-    even = (table / columns).astype(np.float32)
+    even = table / columns
     largest = np.maximum(even.max(axis=1, keepdims=True), -even.min(axis=1, keepdims=True))
     scales: FloatArray = np.maximum(largest, 1e-12) / np.float32(_ROW_MAX)
     even /= scales

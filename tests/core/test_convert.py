@@ -72,6 +72,15 @@ def test_attention_that_hangs_on_small_differences_is_kept_exact(mini, checkpoin
     assert exact == ["encoder.layer.3.qkv.weight", "encoder.layer.3.attention.output.weight"]
 
 
+def test_weights_that_are_no_numbers_are_refused(checkpoint_factory):
+    source = load_checkpoint(checkpoint_factory(seed=5))
+    weights = dict(read_weights(source))
+    name = "encoder.layer.1.intermediate.dense.weight"
+    weights[name] = np.full_like(weights[name], np.nan)
+    with pytest.raises(CheckpointFileError, match="encoder.layer.1: gives numbers that are not finite. Fix: download"):
+        list(observe(weights, source.config, [np.array([0, 5, 2])]))
+
+
 @pytest.mark.skipif(not has_vnni(), reason="without VNNI eight bits would saturate, and are not used")
 def test_vnni_rounds_activations_more_finely(mini, exact, monkeypatch):
     errors = {}

@@ -180,7 +180,6 @@ def compact(store: ChromaStore) -> None:
         with store.released(mends=True) as folder:
             if folder is not None:
                 sweep(folder)
-                sweep(folder)
                 vacuum(folder)
 
 
