@@ -32,5 +32,7 @@ def convert(
     if as_json:
         write_json({"folder": str(out), "precision": precision, "bytes": size})
     else:
-        said = f"{out}: {precision}, {size / 2**20:,.0f} MB. Use: M3Encoder.from_pretrained({str(out)!r})"
+        # the files do not say which of the two was meant
+        reader = ", backend='openvino'" if backend == "openvino" else ""
+        said = f"{out}: {precision}, {size / 2**20:,.0f} MB. Use: M3Encoder.from_pretrained({str(out)!r}{reader})"
         console().print(said, markup=False)

@@ -30,3 +30,12 @@ def test_without_onnx_nothing_is_read_or_written(tmp_path, monkeypatch):
     result = CliRunner().invoke(make_app(), ["convert", str(tmp_path / "no model"), str(tmp_path / "out")])
     assert 'Fix: pip install "bgem3[convert]"' in str(result.exception)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_line_that_loads_it_names_openvino_where_it_was_asked_for(checkpoint, tmp_path):
+    told = {}
+    for backend in ("onnx", "openvino"):
+        arguments = ["convert", str(checkpoint), str(tmp_path), "--backend", backend, "--precision", "float32"]
+        told[backend] = CliRunner().invoke(make_app(), arguments).output.replace("\n", "")
+    assert ", backend='openvino')" in told["openvino"]
+    assert "backend=" not in told["onnx"]
