@@ -102,6 +102,7 @@ LATE_MISTAKES = [
     ({"metadatas": [{}] * 599 + [{"a": object()}]}, InvalidMetadataError, r"metadatas\[599\]\['a'\]"),
     ({"ids": [*map(str, range(599)), "\ud800"]}, InvalidInputError, "not valid Unicode"),
     ({"ids": "x" * 600}, InvalidInputError, "expected a list of strings, got one str"),
+    ({"ids": {"5"}}, InvalidInputError, "got a set, which has no order"),
 ]
 
 

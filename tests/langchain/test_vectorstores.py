@@ -310,6 +310,8 @@ def test_bad_documents_leave_the_store_as_it_was(texts):
         texts.add_texts("xy")
     with pytest.raises(InvalidInputError, match="ids: expected a list of strings, got one str"):
         texts.add_texts(["x", "y"], ids="pq")
+    with pytest.raises(InvalidInputError, match="ids: got a set, which has no order"):
+        texts.add_texts(["x", "y"], ids={"p", "q"})
     with pytest.raises(InvalidMetadataError, match=r"metadatas\[0\]: expected a mapping, got list"):
         texts.add_texts(["x"], [[1]])
     assert texts.index.count() == len(TEXTS)
