@@ -149,8 +149,8 @@ def check_text(text: object, name: str) -> str:
 def check_texts(texts: Sequence[str]) -> Sequence[str]:
     """Return texts, or raise InvalidInputError where it is one text or no sequence, which may be an array."""
     if isinstance(texts, str | Mapping | Set) or not hasattr(texts, "__len__"):
-        got = "one str" if isinstance(texts, str) else type(texts).__name__
-        raise InvalidInputError(f"texts: expected a sequence of strings, got {got}. Fix: pass [text]")
+        got = "one str. Fix: pass [text]" if isinstance(texts, str) else f"{type(texts).__name__}. Fix: pass a list"
+        raise InvalidInputError(f"texts: expected a sequence of strings, got {got}")
     return texts
 
 
