@@ -181,6 +181,20 @@ def test_embeddings_of_another_width_are_refused(index, encoder, head):
         index.add_embedded([Chunk("1", "x")], M3Embeddings(dense=there.dense))
 
 
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_embeddings_with_what_is_no_number_are_refused(index, encoder, head, number):
+    index.add(["before"], ids=["1"])
+    bad = encoder.encode(["x"])
+    {"dense": bad.dense[0], "sparse": bad.sparse.data, "multi_vector": bad.multi_vector[0][0]}[head][0] = number
+    message = f"embeddings: {head} has a number that is not finite"
+    with pytest.raises(InvalidInputError, match=message):
+        index.add_embedded([Chunk("1", "x")], bad)
+    with pytest.raises(InvalidInputError, match=message):
+        index.search_embedded(bad)
+    assert index.get(["1"]) == [Chunk("1", "before")]
+
+
 def test_other_settings_are_warned_about_once_and_refuse_to_add():
     store = MemoryStore()
     HybridIndex(FakeEncoder(), store).add(TEXTS)
