@@ -128,6 +128,11 @@ def too_long_by_id(chunks: Sequence[Chunk]) -> AbstractContextManager[None]:
     return too_long_named(lambda position: f"text of id {chunks[position].id!r}")
 
 
+def too_long_query(queries: Sequence[str]) -> AbstractContextManager[None]:
+    """Have a query that is too long called one, with its place where there are several."""
+    return too_long_named(lambda position: "query" if len(queries) == 1 else f"queries[{position}]")
+
+
 def check_text(text: object, name: str) -> str:
     """Return a text, or refuse what is no string or holds a lone surrogate.
 

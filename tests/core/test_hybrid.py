@@ -330,6 +330,17 @@ def test_a_text_that_is_too_long_is_named_by_its_id(checkpoint):
             asyncio.run(index.aadd(["short", "a long text " * 9], ids=["s", "l"]))
 
 
+async def test_a_query_that_is_too_long_is_called_one(checkpoint):
+    encoder = M3Encoder.from_pretrained(checkpoint, max_length=8, overflow="error")
+    with HybridIndex(encoder, MemoryStore()) as index:
+        with pytest.raises(TextTooLongError, match=r"^query: \d+ tokens"):
+            index.search("a long text " * 9)
+        with pytest.raises(TextTooLongError, match=r"^query: \d+ tokens"):
+            await index.asearch("a long text " * 9)
+        with pytest.raises(TextTooLongError, match=r"^queries\[1\]: \d+ tokens"):
+            index.search_many(["short", "a long text " * 9])
+
+
 @pytest.mark.parametrize(
     ("encoder", "store"), [("BAAI/bge-m3", MemoryStore()), (FakeEncoder(), "./db")], ids=["encoder", "store"]
 )

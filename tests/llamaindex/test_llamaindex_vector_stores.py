@@ -252,6 +252,8 @@ async def test_a_node_that_is_too_long_is_named(checkpoint):
         store.add(nodes)
     with pytest.raises(TextTooLongError, match="^text of id 'r': "):
         await store.async_add(nodes)
+    with pytest.raises(TextTooLongError, match="^query: "):
+        store.query(ask(text="the cat " * 8, query_embedding=[1.0] * model.shared.encoder.dim))
     model.shared.encoder.close()
 
 
