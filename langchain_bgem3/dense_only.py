@@ -45,27 +45,28 @@ class DenseEncoder:
 
     def encode_passages(self, texts: Sequence[str], *, heads: Collection[Head] = HEADS) -> M3Embeddings:
         """Return `(n, dim)` float32 dense rows beside empty other heads."""
-        return self._result(self.embedding.embed_documents(list(texts)) if texts else [], heads)
+        return self._result(self.embedding.embed_documents(list(texts)) if texts else [], heads, len(texts))
 
     def encode_queries(self, texts: Sequence[str], *, heads: Collection[Head] = HEADS) -> M3Embeddings:
         """Do what `encode_passages` does, with the model's way to embed a query."""
-        return self._result([self.embedding.embed_query(text) for text in texts], heads)
+        return self._result([self.embedding.embed_query(text) for text in texts], heads, len(texts))
 
     async def aencode_passages(self, texts: Sequence[str], *, heads: Collection[Head] = HEADS) -> M3Embeddings:
         """Do what `encode_passages` does, by the model's own async method."""
-        return self._result(await self.embedding.aembed_documents(list(texts)) if texts else [], heads)
+        return self._result(await self.embedding.aembed_documents(list(texts)) if texts else [], heads, len(texts))
 
     async def aencode_queries(self, texts: Sequence[str], *, heads: Collection[Head] = HEADS) -> M3Embeddings:
         """Do what `encode_queries` does, by the model's own async method."""
-        return self._result([await self.embedding.aembed_query(text) for text in texts], heads)
+        return self._result([await self.embedding.aembed_query(text) for text in texts], heads, len(texts))
 
     def describe(self) -> dict[str, object]:
         """Return what runs here: model, backend, width, fingerprint."""
         names = ("backend", "precision", "dim", "fingerprint")
         return {"model": self.model_name, **{name: getattr(self, name) for name in names}}
 
-    def _result(self, vectors: Sequence[Sequence[float]], heads: Collection[Head]) -> M3Embeddings:
-        n = len(vectors)
+    def _result(self, vectors: Sequence[Sequence[float]], heads: Collection[Head], n: int) -> M3Embeddings:
+        if len(vectors) != n:
+            raise BackendError(f"{self._name} gave {len(vectors)} vectors for {n} texts")
         if widths := {len(vector) for vector in vectors} - {self.dim}:
             raise BackendError(f"{self._name} gave vectors {sorted(widths)} wide, and {self.dim} wide before")
         dense = np.array(vectors, dtype=np.float32).reshape(n, self.dim)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence, Set
 from copy import deepcopy
 from typing import Any, Self
 from uuid import uuid4
@@ -42,12 +43,14 @@ def to_ids(ids: Sequence[str | None] | None) -> list[str] | None:
     """Return ids, new where one is None; without any, and a list of another length, are the index's business.
 
     Raises:
-        InvalidInputError: it is one id.
+        InvalidInputError: it is one id, or a set.
     """
     if ids is None:
         return None
     if isinstance(ids, str):
         raise InvalidInputError(f"ids: expected a list of strings, got one str. Fix: [{ids!r}]")
+    if isinstance(ids, Set):
+        raise InvalidInputError("ids: got a set, which has no order, expected a list. Fix: ids=sorted(ids)")
     return [str(uuid4()) if one is None else one for one in ids]
 
 
@@ -71,7 +74,7 @@ class TakesAnyDocuments(VectorStore):
 
     async def aadd_documents(self, documents: Iterable[Document], **kwargs: Any) -> list[str]:
         """Do what `add_documents` does, beside the event loop."""
-        return await super().aadd_documents(list(documents), **kwargs)
+        return await super().aadd_documents(await asyncio.to_thread(list, documents), **kwargs)
 
     @classmethod
     def from_documents(cls, documents: Iterable[Document], embedding: Embeddings, **kwargs: Any) -> Self:
@@ -81,4 +84,4 @@ class TakesAnyDocuments(VectorStore):
     @classmethod
     async def afrom_documents(cls, documents: Iterable[Document], embedding: Embeddings, **kwargs: Any) -> Self:
         """Do what `from_documents` does, beside the event loop."""
-        return await super().afrom_documents(list(documents), embedding, **kwargs)
+        return await super().afrom_documents(await asyncio.to_thread(list, documents), embedding, **kwargs)

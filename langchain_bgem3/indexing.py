@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,7 +66,7 @@ class BGEM3DocumentIndex(SearchFields, DocumentIndex):
 
     async def aupsert(self, items: Sequence[Document], /, **kwargs: Any) -> UpsertResponse:
         """Do what `upsert` does, beside the event loop."""
-        texts, ids, metadatas = _columns(items, kwargs)
+        texts, ids, metadatas = await asyncio.to_thread(_columns, items, kwargs)
         return UpsertResponse(succeeded=await self.index.aadd(texts, ids=ids, metadatas=metadatas), failed=[])
 
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> DeleteResponse:

@@ -28,7 +28,8 @@ class BGEM3Retriever(SearchFields):
     """Finds documents by meaning, by words and by details, in one forward pass a query.
 
     Documents carry their `id`, and their score in `metadata["relevance_score"]`: the weighted mean of
-    the heads in hybrid mode (about -1 to 1), the head's own in a one-head mode.
+    the heads in hybrid mode (about -1 to 1), the head's own in a one-head mode. What compares documents whole,
+    as `MultiQueryRetriever` does, wants `BGEM3VectorStore.as_retriever`, whose documents carry no score.
 
     Setup:
         `pip install "bgem3[langchain]"`; `bgem3[chroma]` to keep an index on disk.

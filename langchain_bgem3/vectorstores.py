@@ -200,7 +200,7 @@ class BGEM3VectorStore(TakesAnyDocuments):
     ) -> list[str]:
         """Do what `add_texts` does, beside the event loop."""
         check_no_more(kwargs)
-        rows = list(check_stream(texts))
+        rows = await asyncio.to_thread(list, check_stream(texts))
         return await self.index.aadd(
             rows, ids=to_ids(ids), metadatas=to_metadatas(metadatas or None), show_progress=show_progress
         )

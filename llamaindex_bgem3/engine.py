@@ -15,7 +15,7 @@ from bgem3.embeddings import M3Embeddings, MultiVectors, unit_row, unit_rows
 from bgem3.errors import InvalidInputError
 from bgem3.hybrid import HybridIndex
 from bgem3.ingestion import SLICE_TEXTS
-from bgem3.intake import check_new
+from bgem3.intake import check_new, too_long_by_id, too_long_query
 from bgem3.shared import share
 from bgem3.types import HEADS, Chunk, FloatArray, Hits, SearchOptions
 from llamaindex_bgem3.nodes import to_chunk
@@ -49,7 +49,8 @@ class Engine:
         """
         chunks = _unique(nodes)
         for part in _slices(len(chunks)):
-            embeddings = self.shared.take([chunk.text for chunk in chunks[part]])
+            with too_long_by_id(chunks[part]):
+                embeddings = self.shared.take([chunk.text for chunk in chunks[part]])
             self._store(chunks[part], embeddings, nodes[part] if same_model else ())
         return [chunk.id for chunk in chunks]
 
@@ -57,17 +58,20 @@ class Engine:
         """Do what `add` does, beside the event loop."""
         chunks = _unique(nodes)
         for part in _slices(len(chunks)):
-            embeddings = await self.shared.atake([chunk.text for chunk in chunks[part]])
+            with too_long_by_id(chunks[part]):
+                embeddings = await self.shared.atake([chunk.text for chunk in chunks[part]])
             await asyncio.to_thread(self._store, chunks[part], embeddings, nodes[part] if same_model else ())
         return [chunk.id for chunk in chunks]
 
     def query(self, texts: Sequence[str], dense: Sequence[float] | None = None) -> M3Embeddings:
         """Encode one query, which may be several texts; `dense` takes the place of the dense head."""
-        return self._query(texts, self.shared.take(texts) if texts else None, dense)
+        with too_long_query(texts):
+            return self._query(texts, self.shared.take(texts) if texts else None, dense)
 
     async def aquery(self, texts: Sequence[str], dense: Sequence[float] | None = None) -> M3Embeddings:
         """Do what `query` does, beside the event loop."""
-        return self._query(texts, await self.shared.atake(texts) if texts else None, dense)
+        with too_long_query(texts):
+            return self._query(texts, await self.shared.atake(texts) if texts else None, dense)
 
     def search(self, query: M3Embeddings, **options: Unpack[SearchOptions]) -> Hits:
         """Return hits for a query that `query` made, best first; options are those of `HybridIndex.search`."""

@@ -157,7 +157,7 @@ class M3Encoder:
 
         Args:
             texts: Any number, empty strings too. The order is kept, and a text's result does not depend on the
-                others but by rounding: some 1e-7 in float32, up to 1e-3 in int8, int4 and bfloat16.
+                others but by rounding: some 1e-7 in float32, up to 2e-3 in int8, int4 and bfloat16.
             heads: Which representations to compute.
             max_length: Tokens, for this call only; at most the encoder's own.
             show_progress: Show a bar over the forward passes.

@@ -17,9 +17,9 @@ from bgem3.embeddings import M3Embeddings
 from bgem3.encoder import M3Encoder
 from bgem3.errors import InvalidInputError, SettingsWarning, StoreClosedError
 from bgem3.index.threads import map_all
-from bgem3.index_settings import LENGTHS, check_lengths, check_widths, differences, encode_passages, settings_of
+from bgem3.index_settings import LENGTHS, check_embeddings, check_lengths, differences, encode_passages, settings_of
 from bgem3.ingestion import Prepared, aoverlapped, checked_slices, overlapped
-from bgem3.intake import check_ids, check_parts, check_text, checked_chunks, too_long_by_id
+from bgem3.intake import check_ids, check_parts, check_text, checked_chunks, too_long_by_id, too_long_query
 from bgem3.matches import named
 from bgem3.stores.base import Store
 from bgem3.tuned import Tuned
@@ -140,7 +140,7 @@ class HybridIndex:
                 f"embeddings: got {len(embeddings)} for {len(checked)} chunks, expected one each. Fix: encode the chunks' texts"
             )
         ready = self._with_lexical(embeddings, parts[0])
-        check_widths(self._settings, ready, HEADS)
+        check_embeddings(self._settings, ready, HEADS)
         self._write(Prepared(checked, ready, []))
 
     def search(
@@ -181,7 +181,7 @@ class HybridIndex:
             Hits, best first, each with the raw score of every head.
 
         Raises:
-            InvalidInputError: an option is unknown or out of range, or the query is not a string.
+            InvalidInputError: an option is unknown or out of range, or the query is no string, or too long.
             InvalidFilterError: `where` does not follow the grammar.
             StoreClosedError: the index was closed.
         """
@@ -204,7 +204,8 @@ class HybridIndex:
         plan = self.plan(**options)
         self._check_can_search()
         heads = self._model_heads(plan)
-        embeddings = self.encoder.encode_queries(queries, heads=heads) if heads else None
+        with too_long_query(queries):
+            embeddings = self.encoder.encode_queries(queries, heads=heads) if heads else None
         return self._named(queries, self._run(self._with_lexical(embeddings, queries, plan), plan))
 
     def search_embedded(self, queries: M3Embeddings, **options: Unpack[SearchOptions]) -> list[Hits]:
@@ -215,12 +216,12 @@ class HybridIndex:
 
         Raises:
             HeadNotEncodedError: they lack a head that the plan needs.
-            InvalidInputError: a head has another width than the index's, or as `search`.
+            InvalidInputError: a head has another width than the index's, or NaN or infinity in it, or as `search`.
             InvalidFilterError, StoreClosedError: as `search`.
         """
         plan = self.plan(**options)
         self._check_can_search()
-        check_widths(self._settings, queries, queries.heads)
+        check_embeddings(self._settings, queries, queries.heads)
         return self._run(queries, plan)
 
     def plan(self, **options: Unpack[SearchOptions]) -> SearchPlan:
@@ -229,9 +230,8 @@ class HybridIndex:
         Raises:
             InvalidInputError: an option is unknown or out of range.
         """
-        if options.get("strategy") is None and options.get("weights") is None:
-            return make_plan({**options, **self._tuned.options})
-        return make_plan(options)
+        named = options.get("strategy") is not None or options.get("weights") is not None
+        return make_plan(options if named else {**options, **self._tuned.options})
 
     async def asearch(self, query: str, **options: Unpack[SearchOptions]) -> Hits:
         """Do what `search` does, beside the event loop; concurrent callers share forward passes."""
@@ -239,7 +239,8 @@ class HybridIndex:
         self._check_can_search()
         heads = self._model_heads(plan)
         check_text(query, "query")
-        embeddings = await self.encoder.aencode_queries([query], heads=heads) if heads else None
+        with too_long_query([query]):
+            embeddings = await self.encoder.aencode_queries([query], heads=heads) if heads else None
         ready = await asyncio.to_thread(self._with_lexical, embeddings, [query], plan)
         return (await asyncio.to_thread(lambda: self._named([query], self._run(ready, plan))))[0]
 
@@ -343,11 +344,10 @@ class HybridIndex:
         counts = self.encoder.token_counts(texts)
         if embeddings is None:
             return M3Embeddings(sparse=counts)
-        has = embeddings.heads
         return M3Embeddings(
-            dense=embeddings.dense if "dense" in has else None,
+            dense=embeddings.dense if "dense" in embeddings.heads else None,
             sparse=counts,
-            multi_vector=embeddings.multi_vector if "multi_vector" in has else None,
+            multi_vector=embeddings.multi_vector if "multi_vector" in embeddings.heads else None,
         )
 
     def _split(self, chunks: Sequence[Chunk]) -> tuple[list[Chunk], list[Chunk]]:

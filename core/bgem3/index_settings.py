@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from bgem3.embeddings import M3Embeddings
 from bgem3.errors import IndexMismatchError, InvalidInputError
 from bgem3.types import HEADS, Head, IndexSettings, Lexical
@@ -53,20 +55,23 @@ def check_lengths(made_with: IndexSettings, wanted: IndexSettings) -> None:
         )
 
 
-def check_widths(settings: IndexSettings, embeddings: M3Embeddings, heads: Collection[Head]) -> None:
-    """Refuse embeddings of another width than an index holds.
+def check_embeddings(settings: IndexSettings, embeddings: M3Embeddings, heads: Collection[Head]) -> None:
+    """Refuse embeddings of another width than an index holds, and numbers that are none: searches would miss hits.
 
     Raises:
         HeadNotEncodedError: one of the heads is not there.
-        InvalidInputError: names the head and both widths.
+        InvalidInputError: names the head, and both widths.
     """
     for head in heads if len(embeddings) else ():
-        found = embeddings.multi_vector.dim if head == "multi_vector" else getattr(embeddings, head).shape[1]
+        array = embeddings.multi_vector.vectors if head == "multi_vector" else getattr(embeddings, head)
+        found = array.shape[1]
         wanted = {"dense": settings.dim, "sparse": settings.vocab_size, "multi_vector": settings.multi_dim}[head]
         if found != wanted:
             raise InvalidInputError(
                 f"embeddings: {head} is {found} wide, the index holds {wanted}. Fix: encode with the index's own encoder"
             )
+        if not np.isfinite(array.data if head == "sparse" else array).all():
+            raise InvalidInputError(f"embeddings: {head} has a number that is not finite. Fix: encode the texts again")
 
 
 def encode_passages(encoder: M3Encoder, lexical: Lexical, texts: Sequence[str]) -> M3Embeddings:

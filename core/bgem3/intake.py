@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice, zip_longest
 from typing import TypeVar
@@ -45,6 +45,8 @@ def _paired(
     if isinstance(ids, str):
         raise InvalidInputError(f"ids: expected a list of strings, got one str. Fix: [{ids!r}]")
     own_ids, own_metadatas = ids is None, metadatas is None
+    if not (own_ids and own_metadatas) and (isinstance(texts, Set) or isinstance(ids, Set)):
+        raise InvalidInputError("texts, ids: got a set, which has no order, expected lists. Fix: ids=sorted(ids)")
     rows = zip_longest(texts, ids or (), metadatas or (), fillvalue=_MISSING)
     for position, (text, id_, metadata) in enumerate(rows):
         if text is _MISSING or (id_ is _MISSING and not own_ids) or (metadata is _MISSING and not own_metadatas):
@@ -126,6 +128,11 @@ def too_long_by_id(chunks: Sequence[Chunk]) -> AbstractContextManager[None]:
     return too_long_named(lambda position: f"text of id {chunks[position].id!r}")
 
 
+def too_long_query(queries: Sequence[str]) -> AbstractContextManager[None]:
+    """Have a query that is too long called one, with its place where there are several."""
+    return too_long_named(lambda position: "query" if len(queries) == 1 else f"queries[{position}]")
+
+
 def check_text(text: object, name: str) -> str:
     """Return a text, or refuse what is no string or holds a lone surrogate.
 
@@ -145,10 +152,10 @@ def check_text(text: object, name: str) -> str:
 
 
 def check_texts(texts: Sequence[str]) -> Sequence[str]:
-    """Return texts, or raise InvalidInputError where it is one text or no sequence."""
-    if isinstance(texts, str) or not hasattr(texts, "__len__"):
-        got = "one str" if isinstance(texts, str) else type(texts).__name__
-        raise InvalidInputError(f"texts: expected a sequence of strings, got {got}. Fix: pass [text]")
+    """Return texts, or raise InvalidInputError where it is one text or no sequence, which may be an array."""
+    if isinstance(texts, str | Mapping | Set) or not hasattr(texts, "__len__"):
+        got = "one str. Fix: pass [text]" if isinstance(texts, str) else f"{type(texts).__name__}. Fix: pass a list"
+        raise InvalidInputError(f"texts: expected a sequence of strings, got {got}")
     return texts
 
 

@@ -7,7 +7,8 @@ hold the same `SharedEncoder`, which computes at the first call what the second 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from threading import Lock, RLock
@@ -18,6 +19,7 @@ import numpy as np
 
 from bgem3.embeddings import M3Embeddings
 from bgem3.encoder import M3Encoder
+from bgem3.errors import TextTooLongError
 from bgem3.intake import check_text, check_texts
 from bgem3.types import HEADS, Head, IntArray
 
@@ -111,7 +113,9 @@ class SharedEncoder:
             return self.encoder.encode(texts, heads=heads, show_progress=show_progress)
         known, missing = self._recall(texts, (head,))
         if missing:
-            known |= self._remember(missing, self.encoder.encode(missing, heads=heads, show_progress=show_progress))
+            with _placed(texts, missing):
+                encoded = self.encoder.encode(missing, heads=heads, show_progress=show_progress)
+            known |= self._remember(missing, encoded)
         return _assemble([known[text] for text in texts]) if texts else self.encoder.encode([], heads=heads)
 
     async def aencode(self, texts: Sequence[str], head: Head) -> M3Embeddings:
@@ -121,21 +125,25 @@ class SharedEncoder:
             return await self.encoder.aencode(texts, heads=heads)
         known, missing = self._recall(texts, (head,))
         if missing:
-            known |= self._remember(missing, await self.encoder.aencode(missing, heads=heads))
+            with _placed(texts, missing):
+                encoded = await self.encoder.aencode(missing, heads=heads)
+            known |= self._remember(missing, encoded)
         return _assemble([known[text] for text in texts]) if texts else self.encoder.encode([], heads=heads)
 
     def take(self, texts: Sequence[str]) -> M3Embeddings:
         """Return all heads of each text, and forget what was remembered of them."""
         known, missing = self._recall(texts, HEADS, forget=True)
         if missing:
-            known |= _places(missing, self.encoder.encode(missing))
+            with _placed(texts, missing):
+                known |= _places(missing, self.encoder.encode(missing))
         return _assemble([known[text] for text in texts]) if texts else self.encoder.encode([])
 
     async def atake(self, texts: Sequence[str]) -> M3Embeddings:
         """Do the same beside the event loop."""
         known, missing = self._recall(texts, HEADS, forget=True)
         if missing:
-            known |= _places(missing, await self.encoder.aencode(missing))
+            with _placed(texts, missing):
+                known |= _places(missing, await self.encoder.aencode(missing))
         return _assemble([known[text] for text in texts]) if texts else self.encoder.encode([])
 
     def _heads(self, head: Head) -> tuple[Head, ...]:
@@ -185,6 +193,15 @@ class SharedEncoder:
         held.texts -= 1
         if not held.texts:  # a row is a view: the arrays go with the last of them
             self._bytes -= self._held.pop(id(place[0])).size
+
+
+@contextmanager
+def _placed(texts: Sequence[str], missing: Sequence[str]) -> Iterator[None]:
+    """Have a text that is too long named by its place among all, since only the missing ones are encoded."""
+    try:
+        yield
+    except TextTooLongError as error:
+        raise TextTooLongError(list(texts).index(missing[error.position]), error.problem) from error
 
 
 def _places(texts: Sequence[str], embeddings: M3Embeddings) -> dict[str, _Place]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from base64 import b64decode
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from unicodedata import category
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -15,6 +18,7 @@ from bgem3.types import IntArray, Token
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 # For private use, so that no vocabulary has it.
 _UNKNOWN = "\ue000"
+_CHARSMAP = re.compile(rb'"precompiled_charsmap"\s*:\s*"([^"]*)"')
 
 
 class M3Tokenizer:
@@ -34,6 +38,7 @@ class M3Tokenizer:
     def __init__(self, path: Path, vocab_size: int | None = None) -> None:
         self.path = path
         try:
+            _check_charsmap(path)
             self._tokenizer = Tokenizer.from_file(str(path))
             self._tokenizer.no_truncation()
             self._tokenizer.no_padding()
@@ -80,12 +85,31 @@ class M3Tokenizer:
     def spans(self, text: str) -> list[Token]:
         """Return each token of a text, `<s> ... </s>`, with the characters it stands for."""
         encoded = self._tokenizer.encode(text)
+        starts = {start for start, end in encoded.offsets if end > start}
         pieces = zip(encoded.tokens, encoded.offsets, strict=True)
-        return [Token(position, piece, *span) for position, (piece, span) in enumerate(pieces)]
+        return [
+            Token(position, piece, start, _with_marks(text, end, starts) if end > start else end)
+            for position, (piece, (start, end)) in enumerate(pieces)
+        ]
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """Return the vocabulary's piece of each id, `▁` marking the start of a word."""
         return [self._tokenizer.id_to_token(int(i)) or "" for i in ids]
+
+
+def _check_charsmap(path: Path) -> None:
+    """Refuse a table of characters shorter than it says: the library would ask for up to 8 GB, and end the process."""
+    for found in _CHARSMAP.finditer(path.read_bytes()):
+        table = b64decode(found[1])
+        if int.from_bytes(table[:4], "little") > len(table) - 4:
+            raise ValueError(f"precompiled_charsmap: {len(table)} bytes, fewer than it says")
+
+
+def _with_marks(text: str, end: int, starts: Collection[int]) -> int:
+    """Move a token's end behind the accents that normalisation joins to its last letter; the library leaves them out."""
+    while end < len(text) and end not in starts and category(text[end]).startswith("M"):
+        end += 1
+    return end
 
 
 def cut(ids: IntArray, length: int) -> IntArray:

@@ -129,7 +129,10 @@ class LexicalMatch:
 
 @dataclass(frozen=True, slots=True)
 class TokenMatch:
-    """A query token and the chunk's token nearest to it; the mean over the query is the multi-vector score."""
+    """A query token and the chunk's token nearest to it; the mean over the query is the multi-vector score.
+
+    Under a codec within some thousandths of it, for there the query's vectors are rounded too.
+    """
 
     query: Token
     passage: Token

@@ -167,6 +167,15 @@ def test_one_string_is_refused(encoder):
         encoder.encode("not a list")
 
 
+@pytest.mark.parametrize("texts", [{"a", "b"}, {"a": 1}, {"a": 1}.keys()])
+def test_what_has_no_order_is_refused(encoder, texts):
+    for call in (encoder.encode, encoder.token_counts):
+        with pytest.raises(
+            InvalidInputError, match=f"texts: expected a sequence of strings, got {type(texts).__name__}"
+        ):
+            call(texts)
+
+
 def test_threads_with_different_lengths_get_their_own_ids(encoder):
     text = "one two three four five six seven eight nine ten " * 10
     wanted = [8, 12, 16, 24, 32, 40, 48, 64] * 4

@@ -102,6 +102,7 @@ LATE_MISTAKES = [
     ({"metadatas": [{}] * 599 + [{"a": object()}]}, InvalidMetadataError, r"metadatas\[599\]\['a'\]"),
     ({"ids": [*map(str, range(599)), "\ud800"]}, InvalidInputError, "not valid Unicode"),
     ({"ids": "x" * 600}, InvalidInputError, "expected a list of strings, got one str"),
+    ({"ids": {"5"}}, InvalidInputError, "got a set, which has no order"),
 ]
 
 
@@ -178,6 +179,20 @@ def test_embeddings_of_another_width_are_refused(index, encoder, head):
     assert index.get(["1"]) == [Chunk("1", "before")]
     with pytest.raises(HeadNotEncodedError, match="sparse: this head was not encoded"):
         index.add_embedded([Chunk("1", "x")], M3Embeddings(dense=there.dense))
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_embeddings_with_what_is_no_number_are_refused(index, encoder, head, number):
+    index.add(["before"], ids=["1"])
+    bad = encoder.encode(["x"])
+    {"dense": bad.dense[0], "sparse": bad.sparse.data, "multi_vector": bad.multi_vector[0][0]}[head][0] = number
+    message = f"embeddings: {head} has a number that is not finite"
+    with pytest.raises(InvalidInputError, match=message):
+        index.add_embedded([Chunk("1", "x")], bad)
+    with pytest.raises(InvalidInputError, match=message):
+        index.search_embedded(bad)
+    assert index.get(["1"]) == [Chunk("1", "before")]
 
 
 def test_other_settings_are_warned_about_once_and_refuse_to_add():
@@ -313,6 +328,17 @@ def test_a_text_that_is_too_long_is_named_by_its_id(checkpoint):
             index.add(["short", "a long text " * 9], ids=["s", "l"])
         with pytest.raises(TextTooLongError, match="text of id 'l'"):
             asyncio.run(index.aadd(["short", "a long text " * 9], ids=["s", "l"]))
+
+
+async def test_a_query_that_is_too_long_is_called_one(checkpoint):
+    encoder = M3Encoder.from_pretrained(checkpoint, max_length=8, overflow="error")
+    with HybridIndex(encoder, MemoryStore()) as index:
+        with pytest.raises(TextTooLongError, match=r"^query: \d+ tokens"):
+            index.search("a long text " * 9)
+        with pytest.raises(TextTooLongError, match=r"^query: \d+ tokens"):
+            await index.asearch("a long text " * 9)
+        with pytest.raises(TextTooLongError, match=r"^queries\[1\]: \d+ tokens"):
+            index.search_many(["short", "a long text " * 9])
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,11 @@ def test_bad_texts(encoder):
         Reranker(encoder).rerank("query", ["text", 3])
 
 
-@pytest.mark.parametrize("texts", [None, (text for text in TEXTS), 7], ids=["none", "generator", "number"])
+@pytest.mark.parametrize(
+    "texts",
+    [None, (text for text in TEXTS), 7, {"a", "b"}, {"a": 1}],
+    ids=["none", "generator", "number", "set", "mapping"],
+)
 def test_texts_that_are_no_sequence(encoder, texts):
     with pytest.raises(InvalidInputError, match="texts: expected a sequence of strings, got"):
         Reranker(encoder).rerank("query", texts)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import gc
+from functools import partial
 from weakref import ref
 
 import numpy as np
 import pytest
 
 from bgem3.encoder import M3Encoder
+from bgem3.errors import TextTooLongError
 from bgem3.shared import SharedEncoder, load_shared, share
 
 
@@ -48,6 +50,19 @@ async def test_two_heads_cost_one_pass_in_async_code(encoder):
     await shared.aencode(["x", "y"], "dense")
     await shared.aencode(["y", "x"], "sparse")
     assert encoder._backend.sequences == 2
+
+
+async def test_a_text_that_is_too_long_is_named_by_its_place_among_all(checkpoint):
+    shared = SharedEncoder(M3Encoder.from_pretrained(checkpoint, max_length=8, overflow="error"))
+    shared.want("dense", "sparse").encode(["b"], "dense")
+    texts = ["a", "a", "b", "the cat " * 8]  # of these "a" and the last one are encoded
+    for call in (partial(shared.encode, head="dense"), shared.take):
+        with pytest.raises(TextTooLongError, match=r"^texts\[3\]: \d+ tokens"):
+            call(texts)
+    for call in (partial(shared.aencode, head="dense"), shared.atake):
+        with pytest.raises(TextTooLongError, match=r"^texts\[3\]: \d+ tokens"):
+            await call(texts)
+    shared.encoder.close()
 
 
 def test_one_head_is_not_remembered(encoder):

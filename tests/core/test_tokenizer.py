@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode, b64encode
 
 import numpy as np
 import pytest
@@ -34,6 +35,21 @@ def test_tokens_are_the_vocabulary_pieces(tokenizer):
     assert "".join(pieces[1:-1]).replace("▁", " ").strip() == "the cat"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["re\u0301sume\u0301", "the"],  # a letter and its accent, two characters
+        ["قَهْوَةٌ", "the"],  # ends in a vowel sign
+        ["cat\ufe0f", "\u0301the"],
+        ["ＡＢＣ", "🇩🇪"],
+    ],
+)
+def test_a_span_has_the_accents_of_its_letters(tokenizer, words):
+    text = " ".join(words)
+    covered = {place for token in tokenizer.spans(text) for place in range(token.start, token.end)}
+    assert "".join(text[place] for place in sorted(covered)) == "".join(words)
+
+
 def test_cut_keeps_the_closing_token():
     ids = np.array([0, 10, 11, 12, 2])
     assert cut(ids, 5).tolist() == [0, 10, 11, 12, 2]
@@ -54,6 +70,16 @@ def test_cut_keeps_the_closing_token():
 def test_windows(size, overlap, expected):
     ids = np.array([0, 1, 2, 3, 4, 5, 9])
     assert [window.tolist() for window in windows(ids, size, overlap)] == expected
+
+
+def test_a_damaged_table_of_characters_is_refused_before_the_library_reserves_memory_for_it(tmp_path, checkpoint):
+    tokenizer = json.loads((checkpoint / "tokenizer.json").read_text())
+    table = b64decode(tokenizer["normalizer"]["precompiled_charsmap"])
+    tokenizer["normalizer"]["precompiled_charsmap"] = b64encode(b"\xfc\xff\xff\xff" + table[4:]).decode()
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(tokenizer))
+    with pytest.raises(CheckpointFileError, match=f"precompiled_charsmap: {len(table)} bytes, fewer than it says"):
+        M3Tokenizer(path)
 
 
 def test_not_a_tokenizer(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 from importlib import import_module
+from threading import get_ident
 
 import numpy as np
 import pytest
@@ -108,3 +109,17 @@ async def test_documents_of_a_lazy_loader_keep_ids_and_metadata(embeddings):
     for store in stores:
         assert store.get_by_ids(["a", "b"]) == list(lazy_load())
     assert len(stores[2].add_documents(Document(text) for text in "cd")) == 2
+
+
+async def test_async_methods_read_a_loader_beside_the_event_loop(embeddings):
+    readers = set()
+
+    def lazy_load():
+        readers.add(get_ident())
+        yield Document("tea", id="a")
+
+    store = await BGEM3VectorStore.afrom_documents(lazy_load(), embeddings)
+    await store.aadd_documents(lazy_load())
+    await store.aadd_texts(document.page_content for document in lazy_load())
+    await BGEM3DocumentIndex(index=store.index).aupsert(lazy_load())
+    assert get_ident() not in readers

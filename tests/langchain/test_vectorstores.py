@@ -310,6 +310,8 @@ def test_bad_documents_leave_the_store_as_it_was(texts):
         texts.add_texts("xy")
     with pytest.raises(InvalidInputError, match="ids: expected a list of strings, got one str"):
         texts.add_texts(["x", "y"], ids="pq")
+    with pytest.raises(InvalidInputError, match="ids: got a set, which has no order"):
+        texts.add_texts(["x", "y"], ids={"p", "q"})
     with pytest.raises(InvalidMetadataError, match=r"metadatas\[0\]: expected a mapping, got list"):
         texts.add_texts(["x"], [[1]])
     assert texts.index.count() == len(TEXTS)
@@ -341,9 +343,10 @@ def test_bad_constructors(embeddings, index, tmp_path):
 
 class Broken(DeterministicFakeEmbedding):
     vector: list[float]
+    lost: int = 0
 
     def embed_documents(self, texts):
-        return [self.vector for _ in texts]
+        return [self.vector for _ in texts[self.lost :]]
 
 
 class TestOfAnotherModel:
@@ -386,3 +389,5 @@ class TestOfAnotherModel:
             BGEM3VectorStore.from_texts(["x"], Broken(size=6, vector=[float("inf")] * 6))
         with pytest.raises(BackendError, match=r"Broken gave vectors \[5\] wide, and 6 wide before"):
             BGEM3VectorStore.from_texts(["x"], Broken(size=6, vector=[0.0] * 5))
+        with pytest.raises(BackendError, match="Broken gave 1 vectors for 2 texts"):
+            BGEM3VectorStore.from_texts(["x", "y"], Broken(size=6, vector=[1.0] * 6, lost=1))

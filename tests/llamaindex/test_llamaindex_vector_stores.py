@@ -7,9 +7,16 @@ from llama_index.core.schema import QueryBundle, TextNode
 from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters, VectorStoreQuery, VectorStoreQueryMode
 
 from bgem3 import HybridIndex, MemoryStore, Weights
-from bgem3.errors import BGEM3Warning, DuplicateIdError, InvalidFilterError, InvalidInputError, StoreClosedError
+from bgem3.errors import (
+    BGEM3Warning,
+    DuplicateIdError,
+    InvalidFilterError,
+    InvalidInputError,
+    StoreClosedError,
+    TextTooLongError,
+)
 from bgem3.scoring import score
-from llamaindex_bgem3 import BGEM3VectorStore
+from llamaindex_bgem3 import BGEM3Embedding, BGEM3VectorStore
 from tests.llamaindex.conformance import VectorStoreConformance, full_node
 from tests.llamaindex.test_llamaindex_filters import CASES, METADATA, one, reference
 
@@ -235,6 +242,19 @@ def test_bad_options(embed_model):
         BGEM3VectorStore.from_store(MemoryStore(), embed_model, fetch_k=0)
     with pytest.raises(ValueError, match="strategy"):
         BGEM3VectorStore.from_store(MemoryStore(), embed_model, strategy="best")
+
+
+async def test_a_node_that_is_too_long_is_named(checkpoint):
+    model = BGEM3Embedding(model_name=str(checkpoint), backend="onnx", max_length=8, overflow="error")
+    store = BGEM3VectorStore.from_store(MemoryStore(), model)
+    nodes = [TextNode(id_=id_, text=text) for id_, text in (("p", "a"), ("q", "a"), ("r", "the cat " * 8))]
+    with pytest.raises(TextTooLongError, match="^text of id 'r': "):
+        store.add(nodes)
+    with pytest.raises(TextTooLongError, match="^text of id 'r': "):
+        await store.async_add(nodes)
+    with pytest.raises(TextTooLongError, match="^query: "):
+        store.query(ask(text="the cat " * 8, query_embedding=[1.0] * model.shared.encoder.dim))
+    model.shared.encoder.close()
 
 
 def test_duplicate_ids_change_nothing(vector_store):
