@@ -1,6 +1,9 @@
 """Packed linear layers give what torch's own functions give."""
 
 import platform
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,3 +44,29 @@ def test_one_that_disagrees_is_not_taken(monkeypatch):
     assert linear.choose(CPU, torch.float32) is linear.PackedLinear
     monkeypatch.setattr(linear.PackedLinear, "gelu", lambda self, x: F.gelu(self(x), approximate="tanh") + 0.01)
     assert linear.choose(CPU, torch.float32) is linear.Linear
+
+
+# A process of its own: the capacity is read at the first product.
+MANY_SHAPES = """
+from pathlib import Path
+import torch
+from bgem3.backends.linear import PackedLinear
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+layer, x = PackedLinear(torch.zeros(512, 512), torch.zeros(512)), torch.zeros(1024, 512)
+layer(x)
+before = resident()
+for rows in range(1, 1024, 3):
+    layer(x[:rows])
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(
+    platform.machine() not in linear._X86 or not Path("/proc/self/statm").exists(), reason="x86, and Linux counts pages"
+)
+def test_batches_of_ever_other_sizes_do_not_fill_the_memory():
+    done = subprocess.run([sys.executable, "-c", MANY_SHAPES], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 250  # MB; kept kernels of every size took 374

@@ -7,6 +7,7 @@ On a GPU in half precision the product itself adds bias and GELU.
 
 from __future__ import annotations
 
+import os
 import platform
 from typing import TypeAlias
 
@@ -17,6 +18,10 @@ from torch import Tensor
 _X86 = {"x86_64", "AMD64"}
 # Rows the layout is chosen for; it reads well from a query's dozen to a batch's thousands.
 _ROWS = 1024
+# torch and oneDNN each keep the kernels of so many shapes, and every number of rows is one. By default it is 1,024, a thread its
+# own: half a gigabyte within a hundred batches. They read it at the first product; making one again takes some 2 ms.
+for _capacity in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+    os.environ.setdefault(_capacity, "64")
 
 
 class Linear:
