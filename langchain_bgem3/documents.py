@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Self
 from uuid import uuid4
@@ -49,7 +49,7 @@ def to_ids(ids: Sequence[str | None] | None) -> list[str] | None:
         return None
     if isinstance(ids, str):
         raise InvalidInputError(f"ids: expected a list of strings, got one str. Fix: [{ids!r}]")
-    if isinstance(ids, Set):
+    if isinstance(ids, set | frozenset):
         raise InvalidInputError("ids: got a set, which has no order, expected a list. Fix: ids=sorted(ids)")
     return [str(uuid4()) if one is None else one for one in ids]
 

@@ -45,7 +45,7 @@ def _paired(
     if isinstance(ids, str):
         raise InvalidInputError(f"ids: expected a list of strings, got one str. Fix: [{ids!r}]")
     own_ids, own_metadatas = ids is None, metadatas is None
-    if not (own_ids and own_metadatas) and (isinstance(texts, Set) or isinstance(ids, Set)):
+    if not (own_ids and own_metadatas) and (isinstance(texts, set | frozenset) or isinstance(ids, set | frozenset)):
         raise InvalidInputError("texts, ids: got a set, which has no order, expected lists. Fix: ids=sorted(ids)")
     rows = zip_longest(texts, ids or (), metadatas or (), fillvalue=_MISSING)
     for position, (text, id_, metadata) in enumerate(rows):

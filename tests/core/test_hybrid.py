@@ -117,6 +117,12 @@ def test_a_mistake_near_the_end_of_lists_changes_nothing(index, encoder, options
     assert index.count() == 1
 
 
+def test_a_dictionary_gives_ids_and_texts(index):
+    texts = {"a": "tea", "b": "rye bread"}
+    assert index.add(texts.values(), ids=texts.keys()) == ["a", "b"]
+    assert [chunk.text for chunk in index.get(["a", "b"])] == ["tea", "rye bread"]
+
+
 def test_a_duplicate_in_another_slice_of_an_iterator(index):
     with pytest.raises(DuplicateIdError, match="'0' stands twice"):
         index.add((f"text {i}" for i in range(300)), ids=[str(i % 299) for i in range(300)])
