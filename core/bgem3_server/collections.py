@@ -56,7 +56,7 @@ class Collections:
         return await asyncio.to_thread(self._gone)
 
     async def drop(self, name: str) -> None:
-        """Delete a collection, its documents and its files; requests that still use it are answered with 503.
+        """Delete a collection, its documents and its files; requests that still use it are answered with 409.
 
         Raises:
             ApiError: there is none of this name.

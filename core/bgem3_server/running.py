@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 from dataclasses import replace
 
@@ -18,7 +19,7 @@ _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 def run(settings: ServerSettings, *, host: str, port: int, shutdown_timeout: int = 60) -> None:
-    """Serve until SIGINT or SIGTERM, then finish the requests under way.
+    """Serve until SIGINT, SIGTERM or SIGHUP, then finish the requests under way; under `nohup` SIGHUP does nothing.
 
     Args:
         settings: What is served. Without keys on a loopback address, or where it has `hosts`, requests must call
@@ -52,6 +53,9 @@ def run(settings: ServerSettings, *, host: str, port: int, shutdown_timeout: int
         timeout_graceful_shutdown=shutdown_timeout,
     )
     server = uvicorn.Server(config)
+    # a terminal that closes; uvicorn leaves it to the system, which ends the process at once
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, server.handle_exit)
     with _listen(host, port) as bound:
         _announce(settings, host, bound.getsockname()[1])
         server.run(sockets=[bound])

@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bgem3.errors import IndexMismatchError, StoreWriteError
+from bgem3.errors import IndexMismatchError, StoreError, StoreWriteError
 from bgem3.index.files import CollectionFiles, identity_of
 from bgem3.redact import without_user
 from bgem3.stores.addresses import Address
@@ -92,6 +92,8 @@ def _drop_from_folder(files: CollectionFiles) -> None:
         shutil.rmtree(files.lexical, ignore_errors=True)
         for path in files.databases:
             path.unlink(missing_ok=True)
+    except StoreError:  # one is an OSError too
+        raise
     except OSError as error:
         raise StoreWriteError(f"{files.folder}: cannot be written ({error}). Fix: make it writable") from error
     finally:
