@@ -153,3 +153,17 @@ def test_without_standard_streams_it_serves(tmp_path):
     process.terminate()
     process.wait(timeout=60)
     assert answer.json() == {"ids": ["1"], "count": 1}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit")
+def test_collections_may_have_more_files_than_programs_are_started_with(tmp_path, monkeypatch):
+    few = ["sh", "-c", 'ulimit -Sn 256; exec "$@"', "sh", *COMMAND]
+    monkeypatch.setattr(sys.modules[__name__], "COMMAND", few)
+    process, listening = start("--model", str(MINI), "--db", str(tmp_path))
+    next(lines(process, "ready"))
+    body = {"documents": [{"id": "1", "text": "tea"}]}
+    with httpx.Client(base_url=listening["url"], timeout=60) as client:
+        found = {client.post(f"/v1/collections/c-{n}/documents", json=body).status_code for n in range(20)}
+        assert found == {200}
+    process.terminate()
+    process.communicate(timeout=60)
