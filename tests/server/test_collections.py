@@ -184,6 +184,16 @@ def test_a_collection_that_cannot_be_opened_does_not_hide_the_others(make_client
     assert bad["error"] == client.get("/v1/collections/parts").json()["error"]["message"]
 
 
+def test_a_list_opens_none_of_many(make_client, encoder, tmp_path):
+    for n in range(3):
+        with HybridIndex(encoder, ChromaStore(tmp_path, collection=f"parts-{n}")) as index:
+            index.add(["tea"] * n, ids=[str(i) for i in range(n)])
+    client = make_client(db=str(tmp_path))
+    listed = client.get("/v1/collections").json()["collections"]
+    assert listed == [{"name": f"parts-{n}", "count": n} for n in range(3)]
+    assert client.app.state.parts.collections._open == {}
+
+
 def test_a_collection_that_another_program_writes_is_not_deleted(make_client, encoder, tmp_path):
     with HybridIndex(encoder, ChromaStore(tmp_path / "db", collection="parts")) as index:
         index.add(["a text"])
