@@ -7,9 +7,10 @@ import re
 from threading import Lock
 
 from bgem3.hybrid import HybridIndex
+from bgem3.index_settings import settings_of
 from bgem3.stores.base import Store
 from bgem3.stores.memory import MemoryStore
-from bgem3.stores.opening import collection_names, drop_collection, open_store, place_of
+from bgem3.stores.opening import collection_names, count_in_folder, drop_collection, open_store, place_of
 from bgem3_server.engine import Engine
 from bgem3_server.problems import ApiError, over_limit
 
@@ -51,12 +52,20 @@ class Collections:
         """Return the names of all collections, sorted."""
         return await asyncio.to_thread(self._names)
 
+    async def count(self, name: str) -> int:
+        """Return how many documents a collection holds; one of a folder is not opened for it, which keeps 15 files open.
+
+        Raises:
+            ApiError, StoreError: as `get`.
+        """
+        return await asyncio.to_thread(self._count, name)
+
     async def gone(self) -> bool:
         """Whether the folder held collections and does not hold them now: it was moved, deleted, replaced or unmounted."""
         return await asyncio.to_thread(self._gone)
 
     async def drop(self, name: str) -> None:
-        """Delete a collection, its documents and its files; requests that still use it are answered with 503.
+        """Delete a collection, its documents and its files; requests that still use it are answered with 409.
 
         Raises:
             ApiError: there is none of this name.
@@ -84,6 +93,16 @@ class Collections:
             self._open[name] = HybridIndex(encoder, self._store(name))
             self._place = None if self._db is None else place_of(self._db)
             return self._open[name]
+
+    def _count(self, name: str) -> int:
+        with self._lock:
+            if self._gone():
+                raise ApiError(503, GONE)
+            if self._db is not None and name not in self._open:
+                counted = count_in_folder(self._db, name, settings_of(self._engine.encoder, "m3"))
+                if counted is not None:
+                    return counted
+        return self._get(name, create=False).count()
 
     def _drop(self, name: str) -> None:
         with self._lock:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bgem3_server.logs import log
@@ -22,6 +23,7 @@ _SECURITY = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
+_LEFT = 499  # nginx's: the client went while it sent its request
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -51,6 +53,14 @@ class Observe:
 
         try:
             await self._app(scope, receive, note)
+        except ClientDisconnect:
+            status = _LEFT
+        except asyncio.CancelledError:  # the server stops, and waits no longer
+            if status:
+                raise
+            await ApiError(503, "The server is stopping. Fix: ask again once it has started").response()(
+                scope, receive, note
+            )
         except Exception as error:  # the last place where a client can be told
             if status:
                 raise
@@ -160,7 +170,7 @@ async def _read(receive: Receive, limit: int) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            return b""
+            raise ClientDisconnect
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > limit:

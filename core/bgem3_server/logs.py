@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 
 def log(event: str, *, level: Literal["info", "warning", "error"] = "info", **facts: Any) -> None:
-    """Write one line."""
+    """Write one line, or none where a full disk or a terminal that is gone takes none: requests go on."""
     line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "level": level, "event": event, **facts}
     # a path may hold half of a surrogate pair, which orjson refuses
-    sys.stderr.write(json.dumps(line, default=str) + "\n")
+    with suppress(OSError):
+        sys.stderr.write(json.dumps(line, default=str) + "\n")
 
 
 _LEVELS: dict[str, Literal["info", "warning", "error"]] = {

@@ -19,7 +19,7 @@ _ERROR_STATUSES = {
     403: "Called by a name that is not this server's",
     404: "No such model, collection or document",
     408: "The request was sent too slowly",
-    409: "The collection is locked, or was made with another model",
+    409: "The collection is locked, deleted meanwhile, or was made with another model",
     413: "The body is too large",
     422: "The request is not valid, or over a limit",
     429: "Too many requests are under way",

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from bgem3.errors import (
+    BackendError,
     BGEM3Error,
     IndexMismatchError,
     InvalidInputError,
@@ -32,7 +33,7 @@ _STATUS: tuple[tuple[type[BGEM3Error], int], ...] = (
     (InvalidInputError, 422),
     (StoreLockedError, 409),
     (IndexMismatchError, 409),
-    (StoreClosedError, 503),
+    (StoreClosedError, 409),
     (StoreNotFoundError, 404),
     (StoreWriteError, 507),
     (StoreAccessError, 502),
@@ -41,6 +42,7 @@ _STATUS: tuple[tuple[type[BGEM3Error], int], ...] = (
     (MissingExtraError, 501),
     (RemoteAccessError, 502),
     (RemoteConnectionError, 503),
+    (BackendError, 500),
 )
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error", 503: "not_ready_error"}
 
@@ -127,6 +129,8 @@ async def _on_own_error(request: Request, error: Exception) -> JSON:
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), None)
     if status is None:
         return unexpected(error)
+    if isinstance(error, StoreClosedError):  # the server closes a collection only where one is deleted
+        return ApiError(409, "The collection was deleted meanwhile. Fix: send the request again").response()
     if status >= 500:  # our own words, which name files and ids and no texts
         log("request failed", level="error", error=type(error).__name__, message=str(error))
     return ApiError(status, str(error)).response()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
+from contextlib import suppress
 from dataclasses import replace
 
 import uvicorn
@@ -15,10 +17,11 @@ from bgem3_server.settings import ServerSettings
 
 # The names of this machine, to itself.
 _LOCAL = ("localhost", "127.0.0.1", "::1")
+_OPEN_FILES = 10_240  # as many as macOS grants
 
 
 def run(settings: ServerSettings, *, host: str, port: int, shutdown_timeout: int = 60) -> None:
-    """Serve until SIGINT or SIGTERM, then finish the requests under way.
+    """Serve until SIGINT, SIGTERM or SIGHUP, then finish the requests under way; under `nohup` SIGHUP does nothing.
 
     Args:
         settings: What is served. Without keys on a loopback address, or where it has `hosts`, requests must call
@@ -40,6 +43,7 @@ def run(settings: ServerSettings, *, host: str, port: int, shutdown_timeout: int
     # without a key, a page whose name is made to point here could read everything (DNS rebinding)
     if settings.hosts or (_is_local(host) and not settings.api_keys):
         settings = replace(settings, hosts=(*_LOCAL, host, *settings.hosts))
+    _allow_open_files()
     # the root: what stores and libraries log, and Python's warnings, would stand between the lines as plain text
     logging.getLogger().addHandler(JSONLines())
     logging.captureWarnings(True)
@@ -52,11 +56,25 @@ def run(settings: ServerSettings, *, host: str, port: int, shutdown_timeout: int
         timeout_graceful_shutdown=shutdown_timeout,
     )
     server = uvicorn.Server(config)
+    # a terminal that closes; uvicorn leaves it to the system, which ends the process at once
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, server.handle_exit)
     with _listen(host, port) as bound:
         _announce(settings, host, bound.getsockname()[1])
         server.run(sockets=[bound])
     if failures:
         raise failures[0]
+
+
+def _allow_open_files() -> None:
+    """Take more open files than the 1,024, on macOS 256, that programs are started with: a collection of Chroma's has 15."""
+    with suppress(ImportError, ValueError, OSError):  # Windows has no such limit; a system may grant less than it says
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -59,6 +59,13 @@ def test_shapes_and_norms(encoder):
     np.testing.assert_allclose(np.linalg.norm(out.multi_vector.vectors, axis=1), 1, atol=1e-5)
 
 
+def test_an_engine_that_fails_says_what_to_do(checkpoint):
+    encoder = M3Encoder.from_pretrained(checkpoint, backend="onnx")
+    with pytest.raises(BackendError, match=r"failed on a batch .*Fix: free memory or a lower max_length="):
+        encoder._backend.forward([np.array([0, 10**6])], ("dense",))
+    encoder.close()
+
+
 def test_one_vector_per_token_but_the_first(encoder):
     out = encoder.encode(TEXTS)
     expected = [len(ids) - 1 for ids in encoder.tokenizer.encode(TEXTS)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 
@@ -9,6 +10,7 @@ import pytest
 
 from bgem3 import ChromaStore, HybridIndex, M3Encoder, MemoryStore
 from bgem3_server.settings import Limits
+from tests.support.full_disk import fill, small_disk
 
 DOCUMENTS = [
     {"id": "zh", "text": "茶叶含有茶氨酸，能让人放松。", "metadata": {"lang": "zh", "year": 2020}},
@@ -109,6 +111,59 @@ def test_delete_the_collection(filled):
     assert filled.post("/v1/collections/parts/documents", json={"documents": DOCUMENTS[:1]}).json()["count"] == 1
 
 
+def test_what_uses_a_collection_that_is_deleted_is_told_so(filled, encoder, monkeypatch):
+    forward, go, begun = encoder._backend.forward, threading.Event(), threading.Event()
+
+    def slow(*arguments):
+        begun.set()
+        go.wait()
+        return forward(*arguments)
+
+    monkeypatch.setattr(encoder._backend, "forward", slow)
+    with ThreadPoolExecutor() as pool:
+        more = {"documents": [{"id": "more", "text": "Tea calms."}]}
+        adding = pool.submit(filled.post, "/v1/collections/parts/documents", json=more)
+        begun.wait()
+        assert filled.delete("/v1/collections/parts").status_code == 200
+        go.set()
+        answer = adding.result()
+    assert answer.status_code == 409
+    assert answer.json()["error"]["message"] == "The collection was deleted meanwhile. Fix: send the request again"
+    assert filled.get("/v1/collections").json() == {"collections": []}
+
+
+def test_a_disk_that_is_full_and_then_is_not(make_client, tmp_path):
+    with small_disk(tmp_path / "disk", megabytes=24) as disk:
+        client = make_client(db=str(disk / "db"))
+        place = "/v1/collections/parts"
+        client.post(f"{place}/documents", json={"documents": DOCUMENTS})
+        fill(disk / "ballast")
+        more = [{"id": "more", "text": "Part 7.", "metadata": {"drawing": "x" * 2**20}}]
+        refused = ""
+        while "Chroma refused" not in refused:  # room for the sidecar's part, and not for Chroma's
+            os.truncate(disk / "ballast", (disk / "ballast").stat().st_size - 2**17)
+            answer = client.post(f"{place}/documents", json={"documents": more})
+            assert answer.status_code == 507
+            refused = answer.json()["error"]["message"]
+        fill(disk / "rest")
+        for method, path, body in (
+            ("POST", f"{place}/documents", {"documents": more}),
+            ("POST", f"{place}/search", {"query": QUERY}),
+            ("DELETE", place, None),
+        ):
+            answer = client.request(method, path, json=body)
+            assert answer.status_code == 507
+            said = answer.json()["error"]["message"].partition("Fix: ")[2]
+            assert "free disk space" in said
+            assert "Fix: " not in said
+        for name in ("ballast", "rest"):
+            (disk / name).unlink()
+        found = client.post(f"{place}/search", json={"query": QUERY, "k": 1}).json()["hits"]
+        assert [hit["id"] for hit in found] == ["en"]
+        assert client.get(place).json()["count"] == 3
+        assert client.post(f"{place}/documents", json={"documents": more}).json()["count"] == 4
+
+
 def test_a_collection_of_another_model_can_be_deleted(make_client, tmp_path, checkpoint):
     with HybridIndex(M3Encoder.from_pretrained(checkpoint), ChromaStore(tmp_path / "db", collection="parts")) as index:
         index.add(["a text"])
@@ -127,6 +182,16 @@ def test_a_collection_that_cannot_be_opened_does_not_hide_the_others(make_client
     assert good == {"name": "others", "count": 3}
     assert (bad["name"], bad["count"]) == ("parts", None)
     assert bad["error"] == client.get("/v1/collections/parts").json()["error"]["message"]
+
+
+def test_a_list_opens_none_of_many(make_client, encoder, tmp_path):
+    for n in range(3):
+        with HybridIndex(encoder, ChromaStore(tmp_path, collection=f"parts-{n}")) as index:
+            index.add(["tea"] * n, ids=[str(i) for i in range(n)])
+    client = make_client(db=str(tmp_path))
+    listed = client.get("/v1/collections").json()["collections"]
+    assert listed == [{"name": f"parts-{n}", "count": n} for n in range(3)]
+    assert client.app.state.parts.collections._open == {}
 
 
 def test_a_collection_that_another_program_writes_is_not_deleted(make_client, encoder, tmp_path):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import socket
 import sqlite3
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 from fastapi.testclient import TestClient
@@ -26,7 +28,9 @@ from bgem3.errors import (
 )
 from bgem3_server.app import create_app
 from bgem3_server.collections import Collections
+from bgem3_server.guard import Observe
 from bgem3_server.logs import log
+from bgem3_server.metrics import Metrics
 from bgem3_server.settings import Limits, ServerSettings
 
 
@@ -155,6 +159,58 @@ def test_a_client_that_never_finishes_its_request(base_url, monkeypatch):
         assert connection.recv(1000).startswith(b"HTTP/1.1 408")
 
 
+def test_a_client_that_goes_while_it_sends_is_no_invalid_request(make_client):
+    client = make_client()
+    went = {"type": "http.disconnect"}
+    scope = {"type": "http", "method": "POST", "path": "/v1/embeddings", "headers": [], "query_string": b""}
+    sent: list[dict] = []
+
+    async def receive() -> dict:
+        return went
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    client.portal.call(client.app, scope, receive, send)
+    counted = client.get("/metrics").text
+    assert sent == []
+    assert 'bgem3_requests_total{method="POST",route="other",status="499"} 1.0' in counted
+    assert 'status="422"' not in counted
+
+
+def test_a_request_that_the_end_cuts_off_is_told():
+    sent: list[dict] = []
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    async def wait(scope: dict, receive: object, send: object) -> None:
+        await asyncio.Event().wait()
+
+    async def cut_off() -> None:
+        task = asyncio.create_task(Observe(wait, Metrics())({"type": "http", "method": "GET"}, None, send))
+        await asyncio.sleep(0)
+        task.cancel()
+        await task
+
+    asyncio.run(cut_off())
+    assert sent[0]["status"] == 503
+    assert (
+        json.loads(sent[1]["body"])["error"]["message"] == "The server is stopping. Fix: ask again once it has started"
+    )
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the device that is always full")
+def test_a_log_that_takes_nothing_stops_no_request(client, monkeypatch):
+    with open("/dev/full", "w", buffering=1) as full:
+        monkeypatch.setattr("sys.stderr", full)
+        for path, status in (("/v1/models", 200), ("/v1/nonsense", 404)):
+            assert client.get(path).status_code == status
+        monkeypatch.undo()
+        with suppress(OSError):
+            full.close()
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -271,10 +327,11 @@ def test_methods_that_are_none_are_counted_as_one(client):
 
 def test_a_forward_pass_that_fails(client, encoder, monkeypatch):
     def broken(*arguments):
-        raise BackendError("out of memory")
+        raise BackendError("out of memory. Fix: free it")
 
     monkeypatch.setattr(encoder._backend, "forward", broken)
-    assert client.post("/v1/embeddings", json={"input": "tea"}).status_code == 500
+    answer = client.post("/v1/embeddings", json={"input": "tea"})
+    assert (answer.status_code, error_of(answer)["message"]) == (500, "out of memory. Fix: free it")
 
 
 def test_the_log_has_lines_of_json_without_texts_and_keys(make_client, capsys):

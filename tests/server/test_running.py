@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 
 import httpx
 import pytest
@@ -34,7 +34,8 @@ def lines(process: subprocess.Popen[str], event: str) -> Iterator[dict]:
             yield found
 
 
-def test_what_was_accepted_is_finished(tmp_path):
+@pytest.mark.parametrize("end", [signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)])
+def test_what_was_accepted_is_finished(tmp_path, end):
     process, listening = start("--model", str(MINI), "--db", str(tmp_path / "db"), "--api-key", "key")
     with httpx.Client(base_url=listening["url"], headers={"Authorization": "Bearer key"}, timeout=60) as client:
         assert client.get("/health").json() == {"status": "ok"}
@@ -48,7 +49,7 @@ def test_what_was_accepted_is_finished(tmp_path):
         metrics = ""
         while "bgem3_requests_under_way 2.0" not in metrics and ask.is_alive():
             metrics = httpx.get(f"{listening['url']}/metrics", headers={"X-API-Key": "key"}).text
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(end)
         ask.join()
     process.stderr.close()
     assert statuses == [200]
@@ -124,3 +125,45 @@ def test_an_empty_variable_is_no_key(monkeypatch):
     process.kill()
     process.communicate()
     assert status == 200
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell that closes streams")
+def test_without_standard_streams_it_serves(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    closed = [
+        "sh",
+        "-c",
+        'exec "$@" <&- >&- 2>&-',
+        "sh",
+        *COMMAND[:-1],
+        port,
+        "--model",
+        str(MINI),
+        "--db",
+        str(tmp_path),
+    ]
+    process = subprocess.Popen(closed)
+    url, body = f"http://127.0.0.1:{port}", {"documents": [{"id": "1", "text": "tea"}]}
+    status = 0
+    while status != 200 and process.poll() is None:
+        with suppress(httpx.ConnectError):
+            status = httpx.get(f"{url}/ready").status_code
+    answer = httpx.post(f"{url}/v1/collections/parts/documents", json=body, timeout=60)
+    process.terminate()
+    process.wait(timeout=60)
+    assert answer.json() == {"ids": ["1"], "count": 1}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit")
+def test_collections_may_have_more_files_than_programs_are_started_with(tmp_path, monkeypatch):
+    few = ["sh", "-c", 'ulimit -Sn 256; exec "$@"', "sh", *COMMAND]
+    monkeypatch.setattr(sys.modules[__name__], "COMMAND", few)
+    process, listening = start("--model", str(MINI), "--db", str(tmp_path))
+    next(lines(process, "ready"))
+    body = {"documents": [{"id": "1", "text": "tea"}]}
+    with httpx.Client(base_url=listening["url"], timeout=60) as client:
+        found = {client.post(f"/v1/collections/c-{n}/documents", json=body).status_code for n in range(20)}
+        assert found == {200}
+    process.terminate()
+    process.communicate(timeout=60)

@@ -11,6 +11,9 @@ import numpy as np
 
 from bgem3.types import FloatArray, Head, IntArray
 
+# What helps where an engine fails, which says in its own words why.
+FAILED = "Fix: free memory or a lower max_length= where it ran out; otherwise another backend= or precision="
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeadOutputs:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from bgem3.backends.base import HeadOutputs
+from bgem3.backends.base import FAILED, HeadOutputs
 from bgem3.backends.heads import apply_heads
 from bgem3.backends.packed import onnx_session
 from bgem3.checkpoint import Checkpoint
@@ -55,6 +55,6 @@ class OnnxBackend:
         try:
             (hidden,) = self._session.run([_OUTPUT], {"input_ids": ids, "attention_mask": mask.astype(np.int64)})
         except Exception as error:  # onnxruntime's errors share no public base class
-            raise BackendError(f"onnxruntime failed on a batch of shape {ids.shape}: {error}") from error
+            raise BackendError(f"onnxruntime failed on a batch of shape {ids.shape}: {error}. {FAILED}") from error
         checkpoint = self._checkpoint
         return apply_heads(hidden[mask], lengths, heads, checkpoint.sparse_head, checkpoint.multi_vector_head)

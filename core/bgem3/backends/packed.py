@@ -12,7 +12,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime import OrtValue
 
-from bgem3.backends.base import HeadOutputs
+from bgem3.backends.base import FAILED, HeadOutputs
 from bgem3.backends.heads import apply_heads
 from bgem3.backends.packing import pack
 from bgem3.checkpoint import Checkpoint
@@ -52,7 +52,9 @@ class PackedBackend:
         try:
             hidden = self._run({name: getattr(packed, name) for name in names})
         except Exception as error:  # the engines' errors share no public base class
-            raise BackendError(f"{self.name} failed on a batch of {len(packed.ids)} tokens: {error}") from error
+            raise BackendError(
+                f"{self.name} failed on a batch of {len(packed.ids)} tokens: {error}. {FAILED}"
+            ) from error
         checkpoint = self._checkpoint
         return apply_heads(hidden, packed.lengths, heads, checkpoint.sparse_head, checkpoint.multi_vector_head)
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bgem3.backends.attention import Attend, VariableLength, choose
-from bgem3.backends.base import HeadOutputs
+from bgem3.backends.base import FAILED, HeadOutputs
 from bgem3.backends.graphs import Graphs
 from bgem3.backends.linear import Linear, LinearType
 from bgem3.backends.linear import choose as choose_linear
@@ -127,7 +127,9 @@ class TorchBackend:
         except torch.OutOfMemoryError:
             outputs = None
         except RuntimeError as error:
-            raise BackendError(f"torch failed on a batch of {sum(map(len, sequences))} tokens: {error}") from error
+            raise BackendError(
+                f"torch failed on a batch of {sum(map(len, sequences))} tokens: {error}. {FAILED}"
+            ) from error
         if outputs is None:  # out here the failed attempt's tensors are gone
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

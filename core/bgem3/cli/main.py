@@ -6,6 +6,7 @@ heavy inside the function, so that `bgem3 --help` answers at once.
 
 from __future__ import annotations
 
+import errno
 import sys
 from importlib import import_module
 from importlib.metadata import version
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from bgem3.cli.output import use_utf8
+from bgem3.cli.output import fill_streams, use_utf8
 from bgem3.errors import BGEM3Error, InvalidInputError
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def _options() -> None:
 
 def main() -> None:
     """Run the command line; exit 2 for bad input, 1 for anything else that went wrong on purpose."""
+    fill_streams()
     if sys.argv[1:] == ["--version"]:
         sys.stdout.write(f"bgem3 {version('bgem3')}\n")
         return
@@ -83,5 +85,12 @@ def main() -> None:
         Console(stderr=True).print(f"[bold red]error:[/] {type(error).__name__}:", end=" ")
         sys.stderr.write(f"{error}\n")
         sys.exit(BAD_INPUT if isinstance(error, InvalidInputError) else FAILED)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        sys.stderr.write(
+            f"error: cannot write {error.filename or 'the output'}: {error.strerror}. Fix: free disk space\n"
+        )
+        sys.exit(FAILED)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -16,6 +16,13 @@ from rich.table import Table
 HEAD_NAMES = {"dense": "dense", "sparse": "sparse", "multi_vector": "multi-vector"}
 
 
+def fill_streams() -> None:
+    """Let standard streams that were closed be empty ones: Python has None there, and the next file takes their number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  # until the end
+
+
 def use_utf8() -> None:
     """Let pipes and files be UTF-8, whatever the locale or Windows' code page is; terminals stay as they are.
 

@@ -21,7 +21,7 @@ from bgem3.errors import (
     StoreError,
     StoreWriteError,
 )
-from bgem3.stores.chroma_embedded import OWNER, POINTER, connect, disconnect
+from bgem3.stores.chroma_embedded import FREE, OWNER, POINTER, connect, disconnect, says_full
 from bgem3.stores.chroma_graph import Graph
 from bgem3.types import Chunk, FloatArray
 
@@ -320,6 +320,7 @@ class ChromaCollection:
         except BGEM3Error:
             raise
         except Exception as error:  # chromadb raises its own, ValueError, httpx's and Rust's, with no common base
+            kind = StoreWriteError if says_full(error) else kind
             raise _server_error(error, self.name) or kind(
                 f"collection {self.name!r}: Chroma refused ({type(error).__name__}: {error}){_fix(error)}"
             ) from error
@@ -340,6 +341,8 @@ def says_graph(error: Exception) -> bool:
 
 
 def _fix(error: Exception) -> str:
+    if says_full(error):
+        return FREE
     if says_graph(error):
         return ". Fix: bgem3 repair, which makes the graph again"
     if "malformed" in str(error) or "not a database" in str(error):

@@ -18,7 +18,14 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakSet
 
-from bgem3.errors import BGEM3Error, IndexMismatchError, MissingExtraError, StoreError, StoreNotFoundError
+from bgem3.errors import (
+    BGEM3Error,
+    IndexMismatchError,
+    MissingExtraError,
+    StoreError,
+    StoreNotFoundError,
+    StoreWriteError,
+)
 from bgem3.index.files import CollectionFiles
 
 if TYPE_CHECKING:
@@ -26,6 +33,7 @@ if TYPE_CHECKING:
 
 # Chroma metadata of ours: the sidecar of a collection, what that was made with, the row in it of a chunk.
 OWNER, SETTINGS, CODEC, POINTER = "_bgem3_sidecar", "_bgem3_settings", "_bgem3_codec", "_bgem3_row"
+FREE = ". Fix: free disk space, then call again"
 _LOCK = Lock()
 # Systems that were made here.
 _OURS: WeakSet[Any] = WeakSet()
@@ -125,6 +133,11 @@ def require_collection(name: str, *, path: Path | None, client: ClientAPI | None
         raise StoreNotFoundError(f"collection: none is called {name!r}, there are {', '.join(names) or 'none'}")
 
 
+def says_full(error: Exception) -> bool:
+    """Whether an error of Chroma's is about a full disk, on which it opens nothing either."""
+    return "disk is full" in str(error) or "No space left" in str(error)
+
+
 def delete_collection(name: str, path: Path) -> None:
     """Delete a collection of an embedded Chroma with all its chunks; one that is not there is left so.
 
@@ -156,4 +169,5 @@ def _opened(path: Path | None, client: ClientAPI | None = None) -> Iterator[Clie
     except (BGEM3Error, OSError):
         raise
     except Exception as error:  # chromadb raises its own, ValueError, httpx's and Rust's, with no common base
-        raise StoreError(f"{path or 'client'}: Chroma refused ({type(error).__name__}: {error})") from error
+        said = f"{path or 'client'}: Chroma refused ({type(error).__name__}: {error})"
+        raise (StoreWriteError(f"{said}{FREE}") if says_full(error) else StoreError(said)) from error

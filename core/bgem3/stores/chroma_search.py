@@ -15,7 +15,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from bgem3.embeddings import M3Embeddings, MultiVectors
-from bgem3.errors import StoreCorruptError, StoreError
+from bgem3.errors import StoreCorruptError, StoreError, StoreWriteError
 from bgem3.filters import parse_filter, to_sql
 from bgem3.index.dense import LIMIT, DenseRows
 from bgem3.index.lexical import LexicalIndex
@@ -370,6 +370,8 @@ def retried(read: Callable[[], Result], changed_elsewhere: Callable[[], bool]) -
     for _ in range(_ATTEMPTS):
         try:
             return read()
+        except StoreWriteError:  # a full disk, whoever writes
+            raise
         except StoreError:
             if not changed_elsewhere():
                 raise

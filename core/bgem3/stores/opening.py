@@ -9,13 +9,16 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bgem3.errors import IndexMismatchError, StoreWriteError
+from bgem3.errors import IndexMismatchError, StoreError, StoreWriteError
 from bgem3.index.files import CollectionFiles, identity_of
+from bgem3.index.sidecar import Sidecar
 from bgem3.redact import without_user
 from bgem3.stores.addresses import Address
 from bgem3.stores.base import Store
+from bgem3.stores.chroma_opening import agree, prepare
 from bgem3.stores.layouts import Layout
 from bgem3.stores.writer_lock import WriterLock
+from bgem3.types import IndexSettings
 
 if TYPE_CHECKING:
     from bgem3.stores.qdrant_collection import QdrantCollection
@@ -46,6 +49,26 @@ def collection_names(db: str) -> list[str]:
         return CollectionFiles.names(Path(db))
     with _qdrant(db, without_user(db)) as server:
         return sorted(one.name for one in server.call(server.client.get_collections).collections)
+
+
+def count_in_folder(db: str, collection: str, settings: IndexSettings) -> int | None:
+    """Count a collection's chunks, and open only the file that knows: no graph, threads or further files.
+
+    Returns:
+        The number; None: `db` is the address of a server.
+
+    Raises:
+        StoreNotFoundError: there is no such collection.
+        IndexMismatchError: it was made with other settings.
+        StoreError: its file cannot be read.
+    """
+    if _is_address(db):
+        return None
+    path = CollectionFiles(Path(db), collection).sidecar
+    prepare(path, exists=True)
+    with closing(Sidecar(path, codec="binary")) as sidecar:
+        agree(sidecar, settings)
+        return sidecar.count()
 
 
 def place_of(db: str) -> tuple[int, int] | None:
@@ -92,6 +115,8 @@ def _drop_from_folder(files: CollectionFiles) -> None:
         shutil.rmtree(files.lexical, ignore_errors=True)
         for path in files.databases:
             path.unlink(missing_ok=True)
+    except StoreError:  # one is an OSError too
+        raise
     except OSError as error:
         raise StoreWriteError(f"{files.folder}: cannot be written ({error}). Fix: make it writable") from error
     finally:

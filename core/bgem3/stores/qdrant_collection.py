@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from bgem3.errors import (
     IndexMismatchError,
+    InvalidInputError,
     MissingExtraError,
     StoreAccessError,
     StoreConnectionError,
@@ -34,6 +35,8 @@ Result = TypeVar("Result")
 Quantization: TypeAlias = Literal["none", "scalar", "binary"]
 # Collections carry metadata of their own, where the settings stand, since 1.16.
 _OLDEST = (1, 16)
+# The server's rule for a new collection; one that is there has its name.
+_NAME = re.compile(r"""(?!\.{1,2}\Z)[^<>:"/\\|?*\0\x1f]{1,255}""")
 _SETTINGS, _ADOPTED = "bgem3", "bgem3_adopted"
 _TEMPORARY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _TEMPORARY_CODES = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "INTERNAL"})
@@ -103,12 +106,18 @@ class QdrantCollection:
         """Make the collection where there is none; return the settings it was made with.
 
         Raises:
+            InvalidInputError: it is not there, and Qdrant makes none of this name.
             StoreNotFoundError: it is not there, and `settings` is None.
             IndexMismatchError: it has other vectors, or is no collection of ours.
             StoreVersionError: the server is too old.
         """
         self.check_version(_OLDEST, "collections with metadata")
-        if not self.call(self.client.collection_exists, self.name):
+        if not (self.name and self.call(self.client.collection_exists, self.name)):
+            if not _NAME.fullmatch(self.name):
+                raise InvalidInputError(
+                    f'collection: got {self.name!r}, expected 1 to 255 characters without < > : " / \\ | ? * and control '
+                    f"characters, not . or .. alone. Fix: collection='bgem3'"
+                )
             if settings is None:
                 raise StoreNotFoundError(
                     f"collection {self.name!r} is not there. Fix: collection= of one that is, or pass the store to "
@@ -322,7 +331,11 @@ def to_store_error(error: Exception, name: str) -> StoreError:
         )
     if isinstance(error, sqlite3.Error | OSError):  # of its local mode
         return StoreWriteError(f"collection {name!r}: {said}. Fix: free disk space, or make the folder writable")
-    return StoreError(f"collection {name!r}: Qdrant refused ({said})")
+    if code == "NOT_FOUND" or status == 404:
+        return StoreNotFoundError(
+            f"collection {name!r}: deleted meanwhile, or url= is no Qdrant server ({said}). Fix: make a new store, or check url="
+        )
+    return StoreError(f"collection {name!r}: Qdrant refused ({said}). Fix: what it says")
 
 
 def _grpc_code(error: BaseException) -> str | None:

@@ -34,6 +34,32 @@ def test_an_unknown_command_exits_with_2():
     assert "nonsense" in done.stderr
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a shell that closes streams")
+@pytest.mark.parametrize(
+    ("closed", "arguments", "status"),
+    [
+        (">&-", ["--version"], 0),
+        (">&-", ["doctor"], 0),
+        ("<&- >&- 2>&-", ["doctor", "--json"], 0),
+        ("2>&-", ["copy", "nowhere", "nowhere"], 2),
+        ("<&-", ["index", "--model", "nowhere"], 1),
+    ],
+)
+def test_streams_may_be_closed(closed, arguments, status):
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "bgem3", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the device that is always full")
+def test_output_that_finds_no_room():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "bgem3", "doctor"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr.endswith("error: cannot write the output: No space left on device. Fix: free disk space\n")
+
+
 # Windows' code pages and old locales stand in the way of pipes alike
 _ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 

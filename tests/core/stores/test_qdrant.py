@@ -199,3 +199,9 @@ def test_langchain_reads_what_we_write():
     found = theirs.similarity_search("text", k=50)
     assert {document.page_content for document in found} == set(TEXTS)
     assert {document.metadata["n"] for document in found} == set(range(50))
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a?b", "a\0b", "n" * 256])
+def test_a_name_that_qdrant_does_not_make(name):
+    with pytest.raises(InvalidInputError, match="collection: got .* Fix: collection='bgem3'"):
+        QdrantStore(":memory:", collection=name).open(SETTINGS)

@@ -17,6 +17,7 @@ from bgem3.errors import (
     StoreAccessError,
     StoreConnectionError,
     StoreError,
+    StoreNotFoundError,
     StoreVersionError,
 )
 from bgem3.stores import qdrant
@@ -175,7 +176,12 @@ def test_a_key_that_expires_midway(server, monkeypatch, no_waiting):
     [
         (401, StoreAccessError, "refused the key .*Fix: api_key="),
         (403, StoreAccessError, "refused the key"),
-        (404, StoreError, "Qdrant refused .*said the server"),
+        (
+            404,
+            StoreNotFoundError,
+            "deleted meanwhile, or url= is no Qdrant server .*said the server.*Fix: make a new store",
+        ),
+        (400, StoreError, "Qdrant refused .*said the server.*Fix: what it says"),
         (503, StoreConnectionError, "does not answer .*Fix: check that it runs and that url="),
         (-1, StoreConnectionError, "does not answer"),
     ],
