@@ -56,7 +56,7 @@ def needs_rescue(path: Path) -> bool:
     try:
         with closing(sqlite3.connect(path)) as database:
             meta = dict(database.execute("SELECT key, value FROM meta"))
-            whole = database.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
+            whole = database.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok"
             # made by whoever opened the collection after the file was lost
             strange = owner not in (None, meta.get("uuid")) and _is_empty(path)
             return not whole or "uuid" not in meta or int(meta["format"]) < FORMAT or strange
@@ -170,7 +170,7 @@ def _save_settings(new: Sidecar, kept: Any, settings: IndexSettings) -> None:
 
 def _carry_over(old: sqlite3.Connection, new: Sidecar, pointers: Mapping[str, int]) -> int:
     """Copy the rows that Chroma points at, and those of adopted chunks, as far as they are whole."""
-    live = dict(_read(old, "SELECT id, row FROM live"))
+    live = {id_: row for id_, row in _read(old, "SELECT id, row FROM live") if isinstance(row, int)}
     wanted = {**live, **pointers}
     count = 0
     rows = sorted(set(wanted.values()))
