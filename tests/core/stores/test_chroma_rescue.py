@@ -91,7 +91,9 @@ def test_an_index_that_tells_a_row_twice(folder):
     content = (folder / NAME).read_bytes()
     assert content.count(b"\x03\x01\x15\x08id 7") == 1
     (folder / NAME).write_bytes(content.replace(b"\x03\x01\x15\x08id 7", b"\x03\x01\x15\x09id 7"))
-    with pytest.raises(StoreCorruptError, match="rows are not numbers, each told once.*Fix: restore a backup, or bgem3 repair"):
+    with pytest.raises(
+        StoreCorruptError, match="rows are not numbers, each told once.*Fix: restore a backup, or bgem3 repair"
+    ):
         opened(folder)
     assert needs_rescue(folder / NAME)
     assert mended(folder) == (399, [])
