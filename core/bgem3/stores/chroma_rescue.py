@@ -37,6 +37,8 @@ _POINTERS = (
     f"JOIN collections ON collections.id = segments.collection WHERE name = ? AND key = '{POINTER}'"
 )
 _SLICE = 100
+# SQLite quotes a damaged name in words that are no UTF-8.
+_UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
 # What SQLite keeps of a database.
 _PARTS = ("", "-wal", "-shm")
 
@@ -153,7 +155,7 @@ def _is_empty(path: Path) -> bool:
     try:
         with closing(sqlite3.connect(path)) as database:
             return not database.execute("SELECT count(*) FROM live").fetchone()[0]
-    except sqlite3.Error:
+    except _UNREADABLE:
         return False
 
 
@@ -207,11 +209,11 @@ def _read_rows(old: sqlite3.Connection, rows: Sequence[int]) -> list[tuple[Any, 
     sql = f"SELECT {_COLUMNS} FROM rows WHERE row IN ({', '.join('?' * len(rows))})"
     try:
         return old.execute(sql, list(rows)).fetchall()
-    except sqlite3.DatabaseError:
+    except _UNREADABLE:
         half = len(rows) // 2
         return _read_rows(old, rows[:half]) + _read_rows(old, rows[half:]) if half else []
 
 
 def _read(old: sqlite3.Connection, sql: str) -> Iterator[tuple[Any, ...]]:
-    with suppress(sqlite3.DatabaseError):
+    with suppress(*_UNREADABLE):
         yield from old.execute(sql)

@@ -86,6 +86,17 @@ def test_pages_that_were_overwritten(folder):
     assert len(encoded) == 399 - kept
 
 
+def test_a_damaged_name(folder):
+    content = (folder / NAME).read_bytes()
+    (folder / NAME).write_bytes(content.replace(b"CREATE TABLE live", b"CREATE TA\xe5LE live"))
+    with pytest.raises(StoreCorruptError, match="damaged.*Fix: restore a backup, or bgem3 repair"):
+        opened(folder)
+    assert needs_rescue(folder / NAME)
+    (folder / f"{NAME}.damaged").write_bytes(content)  # of an earlier rescue
+    kept, encoded = mended(folder)
+    assert (kept, len(encoded)) == (399, 0)
+
+
 def test_an_index_that_tells_a_row_twice(folder):
     # (row, id) in the index of `live`: the lengths of both, then both
     content = (folder / NAME).read_bytes()
