@@ -120,8 +120,8 @@ class EmbeddingCache:
     def clear(self) -> None:
         """Forget everything and give the space back."""
         with self._lock:
-            for statement in ("DELETE FROM rows", "VACUUM"):
-                self._mending(lambda statement=statement: self._database.run(statement))
+            self._mending(lambda: self._database.run("DELETE FROM rows"))
+            self._mending(lambda: self._database.run("VACUUM"))
 
     def size(self) -> int:
         """Return how many bytes of vectors and weights are kept."""
