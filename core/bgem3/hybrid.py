@@ -17,7 +17,7 @@ from bgem3.embeddings import M3Embeddings
 from bgem3.encoder import M3Encoder
 from bgem3.errors import InvalidInputError, SettingsWarning, StoreClosedError
 from bgem3.index.threads import map_all
-from bgem3.index_settings import LENGTHS, check_lengths, check_widths, differences, encode_passages, settings_of
+from bgem3.index_settings import LENGTHS, check_embeddings, check_lengths, differences, encode_passages, settings_of
 from bgem3.ingestion import Prepared, aoverlapped, checked_slices, overlapped
 from bgem3.intake import check_ids, check_parts, check_text, checked_chunks, too_long_by_id
 from bgem3.matches import named
@@ -140,7 +140,7 @@ class HybridIndex:
                 f"embeddings: got {len(embeddings)} for {len(checked)} chunks, expected one each. Fix: encode the chunks' texts"
             )
         ready = self._with_lexical(embeddings, parts[0])
-        check_widths(self._settings, ready, HEADS)
+        check_embeddings(self._settings, ready, HEADS)
         self._write(Prepared(checked, ready, []))
 
     def search(
@@ -215,12 +215,12 @@ class HybridIndex:
 
         Raises:
             HeadNotEncodedError: they lack a head that the plan needs.
-            InvalidInputError: a head has another width than the index's, or as `search`.
+            InvalidInputError: a head has another width than the index's or what is no number, or as `search`.
             InvalidFilterError, StoreClosedError: as `search`.
         """
         plan = self.plan(**options)
         self._check_can_search()
-        check_widths(self._settings, queries, queries.heads)
+        check_embeddings(self._settings, queries, queries.heads)
         return self._run(queries, plan)
 
     def plan(self, **options: Unpack[SearchOptions]) -> SearchPlan:
