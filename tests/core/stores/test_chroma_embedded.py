@@ -100,15 +100,17 @@ def test_a_store_that_cannot_open_says_so(tmp_path):
     ],
 )
 def test_a_damaged_or_torn_database_of_chroma_has_a_fix(tmp_path, sql, said):
-    with closing(ChromaStore(tmp_path)) as store:
-        store.open(SETTINGS)
-        store.upsert([Chunk("a", "text")], embed(["text"]))
+    write(tmp_path, "a")
     with closing(sqlite3.connect(tmp_path / "chroma.sqlite3")) as database, database:
         database.execute(sql)
-    store = ChromaStore(tmp_path)
-    with closing(store), pytest.raises(StoreError, match=f"{said}.*Fix: restore a backup.*copy it again while nothing"):
+    with pytest.raises(StoreError, match=f"{said}.*Fix: restore a backup.*copy it again while nothing writes"):
+        write(tmp_path, "b")
+
+
+def write(folder, id_):
+    with closing(ChromaStore(folder)) as store:
         store.open(SETTINGS)
-        store.upsert([Chunk("b", "text")], embed(["text"]))
+        store.upsert([Chunk(id_, "text")], embed(["text"]))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
