@@ -10,7 +10,7 @@ from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 from weakref import finalize
 from zlib import crc32
 
@@ -47,6 +47,8 @@ _KEPT = 0.9
 _WRITERS = 4
 
 
+Result = TypeVar("Result")
+
 # key, head, used, size, sum, content
 _Row: TypeAlias = tuple[bytes, Head, int, int, int, bytes]
 
@@ -82,7 +84,7 @@ class EmbeddingCache:
             raise StoreWriteError(f"{folder}: {error}. Fix: cache=a folder that can be written to") from error
         self._opened: Database | None = None
         with self._lock:
-            _ = self._database
+            self._mending(lambda: self._database)
 
     def complete(
         self,
@@ -118,13 +120,13 @@ class EmbeddingCache:
     def clear(self) -> None:
         """Forget everything and give the space back."""
         with self._lock:
-            self._database.run("DELETE FROM rows")
-            self._database.run("VACUUM")
+            self._mending(lambda: self._database.run("DELETE FROM rows"))
+            self._mending(lambda: self._database.run("VACUUM"))
 
     def size(self) -> int:
         """Return how many bytes of vectors and weights are kept."""
         with self._lock:
-            return int(self._database.value(_SIZE))
+            return int(self._mending(lambda: self._database.value(_SIZE)))
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""
@@ -136,17 +138,22 @@ class EmbeddingCache:
     @property
     def _database(self) -> Database:
         if self._opened is None:
-            try:
-                self._opened = Database(self.path, _SCHEMA, [("format", "1")])
-            except StoreCorruptError as error:
-                self._remove_damaged(error)
-                self._opened = Database(self.path, _SCHEMA, [("format", "1")])
+            self._opened = Database(self.path, _SCHEMA, [("format", "1")])
             self._closing = finalize(self, self._opened.close)
         return self._opened
 
+    def _mending(self, work: Callable[[], Result]) -> Result:
+        """Do something with the file, and once more with a new one where it is damaged."""
+        try:
+            return work()
+        except StoreCorruptError as error:
+            self._remove_damaged(error)
+            return work()
+
     def _remove_damaged(self, error: StoreCorruptError) -> None:
-        """Delete a file that SQLite calls damaged; any other error is raised again."""
-        if getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF not in _DAMAGED:
+        """Delete a file that SQLite calls damaged, or with names that are no text; any other error is raised again."""
+        cause = error.__cause__
+        if getattr(cause, "sqlite_errorcode", 0) & 0xFF not in _DAMAGED and "utf-8" not in str(cause).lower():
             raise error
         if self._opened is not None:
             self._closing()
@@ -157,20 +164,21 @@ class EmbeddingCache:
     def _read(self, keys: list[bytes], heads: Collection[Head], widths: tuple[int, int]) -> dict[bytes, M3Embeddings]:
         """Return the texts of which every head is kept, whole."""
         named = ", ".join(repr(head) for head in HEADS if head in heads)
-        query = f"SELECT key, head, used, sum, content FROM rows WHERE head IN ({named}) AND key"
+        query = f"SELECT key, head, used, size, sum, content FROM rows WHERE head IN ({named}) AND key"
+
+        def read() -> list[_Row]:
+            rows = [row for row in self._database.select_in(query, keys) if _is_whole(row)]
+            self._mark_used(rows)
+            return rows
+
         with self._lock:
-            try:
-                rows = [row for row in self._database.select_in(query, keys) if crc32(row[-1]) == row[-2]]
-                self._mark_used(rows)
-            except StoreCorruptError as error:
-                self._remove_damaged(error)
-                return {}
+            rows = self._mending(read)
         found: dict[bytes, dict[str, bytes]] = {}
-        for key, head, _, _, content in rows:
+        for key, head, *_, content in rows:
             found.setdefault(key, {})[head] = content
         return {key: _decode(contents, *widths) for key, contents in found.items() if len(contents) == len(set(heads))}
 
-    def _mark_used(self, rows: Sequence[tuple[Any, ...]]) -> None:
+    def _mark_used(self, rows: Sequence[_Row]) -> None:
         now = _now()
         if old := [(now, key, head) for key, head, used, *_ in rows if used != now]:
             with self._database.transaction():
@@ -184,11 +192,7 @@ class EmbeddingCache:
             for head, content in _contents(embeddings, row)
         ]
         with self._lock:
-            try:
-                self._insert(rows)
-            except StoreCorruptError as error:
-                self._remove_damaged(error)
-                self._insert(rows)
+            self._mending(lambda: self._insert(rows))
 
     def _insert(self, rows: Sequence[_Row]) -> None:
         with self._database.transaction():
@@ -211,6 +215,12 @@ def identity_of(fingerprint: str, backend: str, precision: str, lengths: Lengths
     # of a converted form too: a later version may give other vectors for the same checkpoint
     form = {"form": VERSION} if precision in ("int8", "int4") else {}
     return {"fingerprint": fingerprint, "backend": backend, "precision": precision, **asdict(lengths), **form}
+
+
+def _is_whole(row: Sequence[Any]) -> bool:
+    """Whether a row has what was written; of a page of zeros the checksum is right too, and only the sparse head can be empty."""
+    _, head, _, _, checksum, content = row
+    return isinstance(content, bytes) and crc32(content) == checksum and bool(content or head == "sparse")
 
 
 def _now() -> int:

@@ -216,7 +216,7 @@ class HybridIndex:
 
         Raises:
             HeadNotEncodedError: they lack a head that the plan needs.
-            InvalidInputError: a head has another width than the index's, or NaN or infinity in it, or as `search`.
+            InvalidInputError: a head has another width than the index's or what is no number, or as `search`.
             InvalidFilterError, StoreClosedError: as `search`.
         """
         plan = self.plan(**options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,22 +57,27 @@ def check_lengths(made_with: IndexSettings, wanted: IndexSettings) -> None:
 
 
 def check_embeddings(settings: IndexSettings, embeddings: M3Embeddings, heads: Collection[Head]) -> None:
-    """Refuse embeddings of another width than an index holds, and numbers that are none: searches would miss hits.
+    """Refuse embeddings that an index cannot hold or compare: one of them would hide others.
 
     Raises:
         HeadNotEncodedError: one of the heads is not there.
-        InvalidInputError: names the head, and both widths.
+        InvalidInputError: names the head and both widths, or what is no number, negative or missing in it.
     """
+    fix = "Fix: encode with the index's own encoder"
     for head in heads if len(embeddings) else ():
-        array = embeddings.multi_vector.vectors if head == "multi_vector" else getattr(embeddings, head)
-        found = array.shape[1]
+        found = embeddings.multi_vector.dim if head == "multi_vector" else getattr(embeddings, head).shape[1]
         wanted = {"dense": settings.dim, "sparse": settings.vocab_size, "multi_vector": settings.multi_dim}[head]
         if found != wanted:
+            raise InvalidInputError(f"embeddings: {head} is {found} wide, the index holds {wanted}. {fix}")
+        values = {"dense": "dense", "sparse": "sparse.data", "multi_vector": "multi_vector.vectors"}[head]
+        numbers = attrgetter(values)(embeddings)
+        if not np.isfinite(numbers).all() or (head == "sparse" and (numbers < 0).any()):
+            expected = "finite numbers >= 0" if head == "sparse" else "finite numbers"
+            raise InvalidInputError(f"embeddings: {values} has others than {expected}. {fix}")
+        if head == "multi_vector" and len(without := np.flatnonzero(embeddings.multi_vector.lengths == 0)):
             raise InvalidInputError(
-                f"embeddings: {head} is {found} wide, the index holds {wanted}. Fix: encode with the index's own encoder"
+                f"embeddings: multi_vector[{without[0]}] is empty, expected a vector a token. {fix}"
             )
-        if not np.isfinite(array.data if head == "sparse" else array).all():
-            raise InvalidInputError(f"embeddings: {head} has a number that is not finite. Fix: encode the texts again")
 
 
 def encode_passages(encoder: M3Encoder, lexical: Lexical, texts: Sequence[str]) -> M3Embeddings:

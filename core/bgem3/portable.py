@@ -113,7 +113,7 @@ def import_store(
     export.check()
     report = copy_store(export, target, on_batch=on_batch)
     if report.checksum != export.checksum:
-        raise StoreCorruptError(f"{folder}: chunks have checksum {report.checksum}, expected {export.checksum}")
+        raise export.damaged(_CHUNKS, f"its chunks have checksum {report.checksum}, expected {export.checksum}")
     return report
 
 
@@ -144,7 +144,8 @@ class Export:
             counts = [about["chunks"] for name, about in self._files.items() if name != _CHUNKS]
             whole = all({"bytes", "blake2b"} <= set(about) for about in self._files.values()) and _CHUNKS in self._files
             sizes = (*widths, *counts)
-            if not whole or sum(counts) != self.chunks or {type(one) for one in sizes} != {int} or min(sizes) < 0:
+            numbers = {type(one) for one in sizes} == {int} and 0 <= min(sizes) <= max(sizes) < 2**31
+            if not whole or sum(counts) != self.chunks or not numbers:
                 raise ValueError("its files, chunks and widths do not fit together")
             self._codec = get_codec(manifest["codec"], self._settings.multi_dim)
         except OSError as error:
@@ -152,7 +153,7 @@ class Export:
                 f"{folder}: no {_MANIFEST}, so no export or one that was broken off ({error}). Fix: bgem3 export again"
             ) from error
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            raise self._damaged(_MANIFEST, repr(error)) from error
+            raise self.damaged(_MANIFEST, repr(error)) from error
 
     def check(self) -> None:
         """Read every file and compare it with the manifest.
@@ -164,9 +165,9 @@ class Export:
             path = self.folder / name
             size = path.stat().st_size if path.is_file() else None
             if size != about["bytes"]:
-                raise self._damaged(name, f"has {size} bytes, expected {about['bytes']}")
+                raise self.damaged(name, f"has {size} bytes, expected {about['bytes']}")
             if _digest(path) != about["blake2b"]:
-                raise self._damaged(name, "is not what was written")
+                raise self.damaged(name, "is not what was written")
 
     def open(self, settings: IndexSettings | None = None) -> IndexSettings:
         """Return what the exported index was made with."""
@@ -194,12 +195,12 @@ class Export:
                     RecursionError,
                     SafetensorError,
                 ) as error:
-                    raise self._damaged(name, repr(error)) from error
+                    raise self.damaged(name, repr(error)) from error
                 if len(chunks) != len(embeddings):
-                    raise self._damaged(name, f"has {len(embeddings)} chunks, {_CHUNKS} {len(chunks)}")
+                    raise self.damaged(name, f"has {len(embeddings)} chunks, {_CHUNKS} {len(chunks)}")
                 yield chunks, embeddings
             if next(lines, None) is not None:
-                raise self._damaged(_CHUNKS, "has more lines than chunks")
+                raise self.damaged(_CHUNKS, "has more lines than chunks")
 
     def _embeddings(self, content: bytes) -> M3Embeddings:
         tensors, about = load(content), self._settings
@@ -222,7 +223,8 @@ class Export:
         sparse = csr_array((weights, tokens.astype(np.int32), pointers), shape=(len(dense), about.vocab_size))
         return M3Embeddings(dense=dense, sparse=sparse, multi_vector=multi_vector)
 
-    def _damaged(self, name: str, problem: str) -> StoreCorruptError:
+    def damaged(self, name: str, problem: str) -> StoreCorruptError:
+        """Return the error for a file that is not what was written."""
         return StoreCorruptError(f"{self.folder / name}: damaged: {problem}. Fix: bgem3 export again, or copy it again")
 
 

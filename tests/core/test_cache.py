@@ -113,11 +113,20 @@ def test_an_error_names_the_place_among_all_texts(make):
     assert len(encoder.encode([])) == 0
 
 
-def test_a_damaged_row_is_encoded_again(make, tmp_path):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "content = zeroblob(8) WHERE head = 'dense'",
+        "content = CAST(content AS TEXT) WHERE head = 'dense'",
+        "content = 7 WHERE head = 'dense'",
+        "content = x'', sum = 0 WHERE head != 'sparse'",  # the checksum of nothing is 0
+    ],
+)
+def test_a_damaged_row_is_encoded_again(make, tmp_path, damage):
     encoder = make()
     expected = encoder.encode(TEXTS)
     with sqlite3.connect(tmp_path / "cache" / "embeddings.sqlite") as file:
-        file.execute("UPDATE rows SET content = zeroblob(8) WHERE head = 'dense'")
+        file.execute(f"UPDATE rows SET {damage}")
     file.close()
     assert_same(encoder.encode(TEXTS), expected)
     assert encoder._backend.sequences == 6
@@ -138,6 +147,32 @@ def test_a_damaged_file_is_begun_anew(make, tmp_path, while_open):
     assert_same(again.encode(TEXTS), expected)
     assert_same(make().encode(TEXTS), expected)
     assert make()._cache.size() > 0
+
+
+@pytest.mark.parametrize(("written", "damaged"), [(b"TABLE rows", b"TA\xe5LE rows"), (b"dense", b"\xe5ense")])
+def test_a_damaged_name_is_as_a_damaged_file(make, tmp_path, written, damaged):
+    encoder = make()
+    expected = encoder.encode(TEXTS)
+    encoder._cache._database.run("PRAGMA wal_checkpoint(TRUNCATE)")
+    encoder.close()
+    path = tmp_path / "cache" / "embeddings.sqlite"
+    content = path.read_bytes()
+    assert written in content
+    path.write_bytes(content.replace(written, damaged))
+    again = make()
+    assert_same(again.encode(TEXTS), expected)
+    assert again._cache.size() > 0
+
+
+@pytest.mark.parametrize("ask", [EmbeddingCache.size, EmbeddingCache.clear])
+def test_a_damaged_file_can_be_measured_and_cleared(tmp_path, ask):
+    EmbeddingCache(tmp_path).close()
+    path = tmp_path / "embeddings.sqlite"
+    content = path.read_bytes()
+    path.write_bytes(content[:8192] + b"\xff" * (len(content) - 8192))  # the first page, which names the tables, stays
+    again = EmbeddingCache(tmp_path)
+    assert not ask(again)
+    again.close()
 
 
 def test_closing_loses_nothing(make):

@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 import pytest
 
-from bgem3.embeddings import M3Embeddings
+from bgem3.embeddings import M3Embeddings, MultiVectors
 from bgem3.encoder import M3Encoder
 from bgem3.errors import (
     DuplicateIdError,
@@ -187,18 +187,43 @@ def test_embeddings_of_another_width_are_refused(index, encoder, head):
         index.add_embedded([Chunk("1", "x")], M3Embeddings(dense=there.dense))
 
 
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("number", [np.nan, np.inf])
-def test_embeddings_with_what_is_no_number_are_refused(index, encoder, head, number):
-    index.add(["before"], ids=["1"])
-    bad = encoder.encode(["x"])
-    {"dense": bad.dense[0], "sparse": bad.sparse.data, "multi_vector": bad.multi_vector[0][0]}[head][0] = number
-    message = f"embeddings: {head} has a number that is not finite"
-    with pytest.raises(InvalidInputError, match=message):
+def harmed(embeddings, head, value):
+    dense, sparse, tokens = embeddings.dense.copy(), embeddings.sparse.copy(), embeddings.multi_vector.vectors.copy()
+    {"dense": dense[0], "sparse": sparse.data, "multi_vector": tokens[-1]}[head][0] = value
+    return M3Embeddings(dense=dense, sparse=sparse, multi_vector=MultiVectors(tokens, embeddings.multi_vector.offsets))
+
+
+@pytest.mark.parametrize(
+    ("head", "value", "problem"),
+    [
+        ("dense", np.nan, "dense has others than finite numbers"),
+        ("dense", np.inf, "dense has others than finite numbers"),
+        ("sparse", np.nan, "sparse.data has others than finite numbers >= 0"),
+        ("sparse", -0.5, "sparse.data has others than finite numbers >= 0"),
+        ("multi_vector", np.nan, "multi_vector.vectors has others than finite numbers"),
+    ],
+)
+def test_embeddings_that_would_hide_other_chunks_are_refused(index, encoder, head, value, problem):
+    index.add(["before", "x y"], ids=["1", "2"])
+    bad = harmed(encoder.encode(["x"]), head, value)
+    with pytest.raises(InvalidInputError, match=f"embeddings: {problem}. Fix: encode with the index's own encoder"):
         index.add_embedded([Chunk("1", "x")], bad)
-    with pytest.raises(InvalidInputError, match=message):
+    with pytest.raises(InvalidInputError, match=f"embeddings: {problem}"):
         index.search_embedded(bad)
-    assert index.get(["1"]) == [Chunk("1", "before")]
+    assert [hit.id for hit in index.search("x y")] == ["2", "1"]
+
+
+def test_a_text_without_token_vectors_is_refused(index, encoder):
+    there = encoder.encode(["a", "b c"])
+    tokens = MultiVectors.from_list([there.multi_vector[0], there.multi_vector[1][:0]])
+    bad = M3Embeddings(dense=there.dense, sparse=there.sparse, multi_vector=tokens)
+    with pytest.raises(
+        InvalidInputError, match=r"embeddings: multi_vector\[1\] is empty, expected a vector a token. Fix"
+    ):
+        index.add_embedded([Chunk("1", "a"), Chunk("2", "b c")], bad)
+    with pytest.raises(InvalidInputError, match=r"embeddings: multi_vector\[1\] is empty"):
+        index.search_embedded(bad)
+    assert index.count() == 0
 
 
 def test_other_settings_are_warned_about_once_and_refuse_to_add():

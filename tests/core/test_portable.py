@@ -192,8 +192,13 @@ def tensors_of_another(exported, name, change):
     """Change tensors of a file, and its size and digest in the manifest with them."""
     path = exported / name
     tensors = {key: value.copy() for key, value in load_file(path).items()}
-    tensors |= change(tensors) or {}
-    save_file(tensors, path)
+    save_file(tensors | (change(tensors) or {}), path)
+    describe_again(exported, name)
+
+
+def describe_again(exported, name):
+    """Put the size and digest that a file has now into the manifest."""
+    path = exported / name
     manifest = json.loads((exported / "manifest.json").read_text())
     digest = blake2b(path.read_bytes(), digest_size=32).hexdigest()
     manifest["files"][name] |= {"bytes": path.stat().st_size, "blake2b": digest}
@@ -232,6 +237,30 @@ def test_tensors_of_another_program_are_refused(exported, harm):
 
 
 @pytest.mark.parametrize(
+    ("written", "damaged"),
+    [(b'"dtype"', b'"dtipe"'), (b'"F32"', b'"F99"'), (b'{"', b"\xff\xff"), (b'"dense"', b'"dance"')],
+)
+def test_vectors_that_are_no_safetensors_are_refused(exported, written, damaged):
+    path = exported / "vectors-00001.safetensors"
+    content = path.read_bytes()
+    assert written in content
+    path.write_bytes(content.replace(written, damaged, 1))
+    describe_again(exported, path.name)
+    with pytest.raises(StoreCorruptError, match=r"vectors-00001.safetensors: damaged: .*\. Fix: bgem3 export again"):
+        import_store(exported, MemoryStore())
+
+
+def test_chunks_that_the_manifest_does_not_know_are_refused(exported):
+    path = exported / "chunks.jsonl"
+    path.write_text(path.read_text(encoding="utf-8").replace("text 3", "text 9"), encoding="utf-8")
+    describe_again(exported, path.name)
+    with pytest.raises(
+        StoreCorruptError, match=r"chunks.jsonl: damaged: its chunks have checksum .*\. Fix: bgem3 export again"
+    ):
+        import_store(exported, MemoryStore())
+
+
+@pytest.mark.parametrize(
     "change",
     [
         lambda m: m.update(files=[]),
@@ -242,6 +271,8 @@ def test_tensors_of_another_program_are_refused(exported, harm):
         lambda m: m.update(chunks=99),
         lambda m: m.update(chunks=float("inf")),
         lambda m: m["settings"].update(vocab_size=-1),
+        lambda m: m["settings"].update(vocab_size=10**30),
+        lambda m: m["settings"].update(dim=2**63),
         lambda m: m["settings"].update(dim=str(DIM)),
     ],
 )

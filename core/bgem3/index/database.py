@@ -164,6 +164,8 @@ class Database:
             yield
         except sqlite3.Error as error:
             raise translated(self.path, error) from error
+        except UnicodeDecodeError as error:  # SQLite quotes what is damaged, in words that sqlite3 cannot read
+            raise self.corrupt(error) from error
 
 
 def translated(path: Path, error: sqlite3.Error) -> StoreError:

@@ -230,7 +230,8 @@ class Sidecar:
 
     def rows_of(self, ids: Sequence[str]) -> dict[str, int]:
         """Return the live row of each chunk that exists."""
-        return dict(self.database.select_in("SELECT id, row FROM live WHERE id", list(ids)))
+        # what is no number here is damage, and the chunk as one that is missing can be repaired
+        return dict(self.database.select_in("SELECT id, row FROM live WHERE typeof(row) = 'integer' AND id", list(ids)))
 
     def stored(self, rows: IntArray) -> list[StoredRow]:
         """Return id, text hash and metadata of rows, in order; those that went are left out.
@@ -319,8 +320,12 @@ class Sidecar:
 
     def _row_numbers(self, sql: str, values: Sequence[object]) -> IntArray:
         # one long text, since a Python object a row takes longer than finding it
-        joined = self.database.value(f"SELECT group_concat(row) FROM ({sql})", values)
-        return np.sort(np.fromstring(joined or "", dtype=np.int64, sep=","))
+        ((joined, count),) = self.database.select(f"SELECT group_concat(row), count(*) FROM ({sql})", values)
+        with suppress(ValueError, DeprecationWarning):  # what numpy says of other text than numbers
+            rows: IntArray = np.sort(np.fromstring(joined or "", dtype=np.int64, sep=","))
+            if len(rows) == count and (rows[1:] > rows[:-1]).all():
+                return rows
+        raise self.database.corrupt("its rows are not numbers, each told once")
 
     def _select(self, columns: str, rows: IntArray) -> Iterator[tuple[Any, ...]]:
         return self.database.select_in(f"SELECT {columns} FROM rows WHERE row", rows.tolist())

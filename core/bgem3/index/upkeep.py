@@ -17,9 +17,9 @@ _ORPHANS = (
 
 
 def damage(sidecar: Sidecar) -> str | None:
-    """Return what SQLite finds wrong with the file's structure, or None. Reads the whole file."""
+    """Return what SQLite finds wrong with the file, an index that differs from its table too, or None. Reads all of it."""
     try:
-        found = sidecar.database.value("PRAGMA quick_check(1)")
+        found = sidecar.database.value("PRAGMA integrity_check(1)")
     except StoreError as error:
         return str(error)
     return None if found == "ok" else str(found)

@@ -69,7 +69,10 @@ class Store(Protocol):
         """Return the number of chunks."""
 
     def search(self, query: M3Embeddings, plan: SearchPlan) -> Hits:
-        """Return at most `plan.k` hits for one encoded query, best first; ties by id."""
+        """Return at most `plan.k` hits for one encoded query, best first; ties by id.
+
+        Which of equal scores are candidates where a depth cuts among them is open: the oldest, or what an engine chooses.
+        """
 
     def scan(self, batch_size: int = 256) -> Iterator[tuple[list[Chunk], M3Embeddings]]:
         """Yield every chunk once, with all three heads, in batches; for copies and exports.

@@ -335,6 +335,10 @@ class ChromaCollection:
         return (slice(start, start + self._batch) for start in range(0, n, self._batch))
 
 
+# What Chroma says of a database that is damaged, or torn because it was copied while something wrote.
+_DAMAGED = ("malformed", "not a database", "Failed to apply logs", "Failed to pull logs", "Inconsistent hash")
+
+
 def says_graph(error: Exception) -> bool:
     """Whether an error, Chroma's or ours, is about a graph whose files cannot be read."""
     return "hnsw" in str(error) or "Error getting embedding" in str(error)
@@ -345,8 +349,11 @@ def _fix(error: Exception) -> str:
         return FREE
     if says_graph(error):
         return ". Fix: bgem3 repair, which makes the graph again"
-    if "malformed" in str(error) or "not a database" in str(error):
-        return ". Fix: restore a backup of the folder: the texts are in Chroma's database alone"
+    if any(words in str(error) for words in _DAMAGED):
+        return (
+            ". Fix: restore a backup of the folder: the texts are in Chroma's database alone; where this is a copy that was "
+            "made beside a writer, copy it again while nothing writes"
+        )
     return ""
 
 

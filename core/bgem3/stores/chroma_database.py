@@ -62,7 +62,10 @@ def _run(path: str, statements: Sequence[Statement], parent: int) -> list[Rows]:
     if not os.path.isfile(path):  # SQLite would make an empty one
         raise sqlite3.OperationalError("unable to open database file")
     with closing(sqlite3.connect(path, timeout=30)) as database:
-        rows = [[list(row) for row in database.execute(sql, values)] for sql, values in statements]
+        try:
+            rows = [[list(row) for row in database.execute(sql, values)] for sql, values in statements]
+        except UnicodeDecodeError as error:  # SQLite quotes a damaged name
+            raise sqlite3.DatabaseError(f"database disk image is malformed ({error})") from error
         if os.name == "nt" or parent in (os.getpid(), os.getppid()):  # who asked was killed meanwhile: it is void
             database.commit()
         return rows

@@ -37,6 +37,8 @@ _POINTERS = (
     f"JOIN collections ON collections.id = segments.collection WHERE name = ? AND key = '{POINTER}'"
 )
 _SLICE = 100
+# SQLite quotes a damaged name in words that are no UTF-8.
+_UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
 # What SQLite keeps of a database.
 _PARTS = ("", "-wal", "-shm")
 
@@ -56,7 +58,7 @@ def needs_rescue(path: Path) -> bool:
     try:
         with closing(sqlite3.connect(path)) as database:
             meta = dict(database.execute("SELECT key, value FROM meta"))
-            whole = database.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
+            whole = database.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok"
             # made by whoever opened the collection after the file was lost
             strange = owner not in (None, meta.get("uuid")) and _is_empty(path)
             return not whole or "uuid" not in meta or int(meta["format"]) < FORMAT or strange
@@ -153,7 +155,7 @@ def _is_empty(path: Path) -> bool:
     try:
         with closing(sqlite3.connect(path)) as database:
             return not database.execute("SELECT count(*) FROM live").fetchone()[0]
-    except sqlite3.Error:
+    except _UNREADABLE:
         return False
 
 
@@ -170,7 +172,7 @@ def _save_settings(new: Sidecar, kept: Any, settings: IndexSettings) -> None:
 
 def _carry_over(old: sqlite3.Connection, new: Sidecar, pointers: Mapping[str, int]) -> int:
     """Copy the rows that Chroma points at, and those of adopted chunks, as far as they are whole."""
-    live = dict(_read(old, "SELECT id, row FROM live"))
+    live = {id_: row for id_, row in _read(old, "SELECT id, row FROM live") if isinstance(row, int)}
     wanted = {**live, **pointers}
     count = 0
     rows = sorted(set(wanted.values()))
@@ -207,11 +209,11 @@ def _read_rows(old: sqlite3.Connection, rows: Sequence[int]) -> list[tuple[Any, 
     sql = f"SELECT {_COLUMNS} FROM rows WHERE row IN ({', '.join('?' * len(rows))})"
     try:
         return old.execute(sql, list(rows)).fetchall()
-    except sqlite3.DatabaseError:
+    except _UNREADABLE:
         half = len(rows) // 2
         return _read_rows(old, rows[:half]) + _read_rows(old, rows[half:]) if half else []
 
 
 def _read(old: sqlite3.Connection, sql: str) -> Iterator[tuple[Any, ...]]:
-    with suppress(sqlite3.DatabaseError):
+    with suppress(*_UNREADABLE):
         yield from old.execute(sql)

@@ -242,7 +242,10 @@ class QdrantStore:
         return int(self._collection.call(self._client.count, self._collection.name, exact=True).count)
 
     def search(self, query: M3Embeddings, plan: SearchPlan) -> Hits:
-        """See `Store.search`; one request, two where the plan is exhaustive or explained."""
+        """See `Store.search`; one request, two where the plan is exhaustive or explained.
+
+        Of equal scores Qdrant chooses which come within `k` in a mode of one head, and within the depths of a cascade.
+        """
         self._check_open()
         stages: list[Stage] = []
         counted = self._matching(plan, stages) if plan.exhaustive or (plan.explain and plan.where) else 0

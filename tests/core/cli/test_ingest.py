@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from bgem3.cli.main import make_app
 from bgem3.errors import InvalidInputError, StoreNotFoundError
 from bgem3.moving import checksum
+from bgem3.records import read_records
 from bgem3.stores.addresses import Address
 from bgem3.types import Chunk
 
@@ -82,6 +83,27 @@ def test_bad_records_are_named_by_file_and_line(tmp_path, checkpoint, line, mess
     path.write_text(f'{{"text": "good"}}\n\n{line}\n', encoding="utf-8")
     with pytest.raises(InvalidInputError, match=f"bad.jsonl:3.*{message}"):
         run("ingest", path, "--to", f"qdrant:{tmp_path / 'q'}", "--model", checkpoint)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:100],
+        lambda content: b"no Parquet " * 20,
+        lambda content: content[:-8] + b"\xff" * 4 + content[-4:],  # how long the description is
+        lambda content: content.replace("zwölf".encode(), b"zw\xff\xfflf"),
+    ],
+)
+def test_a_damaged_parquet_file_is_named(tmp_path, damage):
+    path = tmp_path / "damaged.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["zwölf"]}), path, compression="none", use_dictionary=False)
+    content = path.read_bytes()
+    assert damage(content) != content
+    path.write_bytes(damage(content))
+    with pytest.raises(
+        InvalidInputError, match=r"damaged.parquet: cannot be read as Parquet \(.*\)\. Fix: write it again"
+    ):
+        list(read_records([path]))
 
 
 def test_a_bad_record_of_a_parquet_file_is_named_by_its_number(tmp_path, checkpoint):

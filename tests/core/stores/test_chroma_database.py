@@ -31,6 +31,16 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_a_damaged_name_is_an_error_of_sqlite(folder, monkeypatch, elsewhere):
+    if not elsewhere:
+        monkeypatch.setattr(sys, "executable", "")
+    path = folder / "chroma.sqlite3"
+    path.write_bytes(path.read_bytes().replace(b"CREATE TABLE tea", b"CREATE TA\xe5LE tea"))
+    with pytest.raises(sqlite3.DatabaseError, match="malformed"):
+        run(folder, ("SELECT name FROM tea", []))
+
+
 def test_the_rows_of_each_statement(folder):
     assert run(folder, ("SELECT name FROM tea WHERE grams = ?", [3]), ("SELECT * FROM tea ORDER BY name", [])) == [
         [["龙井"]],

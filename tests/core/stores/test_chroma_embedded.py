@@ -2,7 +2,9 @@
 
 import json
 import os
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import chromadb
 import pytest
@@ -88,6 +90,27 @@ def test_a_store_that_cannot_open_says_so(tmp_path):
     (tmp_path / "chroma.sqlite3").write_bytes(b"not a database, " * 100)
     with pytest.raises(StoreError, match="not a database"):
         ChromaStore(tmp_path).open(SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        ("UPDATE migrations SET hash = 'another'", "Inconsistent hash"),
+        ("UPDATE embeddings_queue SET metadata = '{'", "Failed to pull logs"),
+    ],
+)
+def test_a_damaged_or_torn_database_of_chroma_has_a_fix(tmp_path, sql, said):
+    write(tmp_path, "a")
+    with closing(sqlite3.connect(tmp_path / "chroma.sqlite3")) as database, database:
+        database.execute(sql)
+    with pytest.raises(StoreError, match=f"{said}.*Fix: restore a backup.*copy it again while nothing writes"):
+        write(tmp_path, "b")
+
+
+def write(folder, id_):
+    with closing(ChromaStore(folder)) as store:
+        store.open(SETTINGS)
+        store.upsert([Chunk(id_, "text")], embed(["text"]))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")

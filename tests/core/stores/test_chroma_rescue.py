@@ -86,6 +86,56 @@ def test_pages_that_were_overwritten(folder):
     assert len(encoded) == 399 - kept
 
 
+def test_a_damaged_name(folder):
+    content = (folder / NAME).read_bytes()
+    (folder / NAME).write_bytes(content.replace(b"CREATE TABLE live", b"CREATE TA\xe5LE live"))
+    with pytest.raises(StoreCorruptError, match="damaged.*Fix: restore a backup, or bgem3 repair"):
+        opened(folder)
+    assert needs_rescue(folder / NAME)
+    (folder / f"{NAME}.damaged").write_bytes(content)  # of an earlier rescue
+    kept, encoded = mended(folder)
+    assert (kept, len(encoded)) == (399, 0)
+
+
+def test_an_index_that_tells_a_row_twice(folder):
+    # (row, id) in the index of `live`: the lengths of both, then both
+    content = (folder / NAME).read_bytes()
+    assert content.count(b"\x03\x01\x15\x08id 7") == 1
+    (folder / NAME).write_bytes(content.replace(b"\x03\x01\x15\x08id 7", b"\x03\x01\x15\x09id 7"))
+    with pytest.raises(
+        StoreCorruptError, match="rows are not numbers, each told once.*Fix: restore a backup, or bgem3 repair"
+    ):
+        opened(folder)
+    assert needs_rescue(folder / NAME)
+    assert mended(folder) == (399, [])
+
+
+def test_a_chunk_whose_row_is_text_in_the_table_and_a_number_in_its_index(folder):
+    # (id, row) in `live`: kind of both, then both; kind 1 is a number of one byte, 15 a text of one
+    content = (folder / NAME).read_bytes()
+    assert content.count(b"\x03\x15\x01id 7\x08") == 1
+    (folder / NAME).write_bytes(content.replace(b"\x03\x15\x01id 7\x08", b"\x03\x15\x0fid 7\x08"))
+    store = opened(folder)
+    report = verify(store)
+    store.close()
+    assert report.problems == {"id 7": "missing"}
+    assert "sqlite_autoindex_live_2" in report.file
+    assert mended(folder) == (399, [])
+
+
+def test_a_row_that_belongs_to_nobody_and_is_no_number(folder):
+    with closing(sqlite3.connect(folder / NAME)) as database:
+        database.executescript(
+            "PRAGMA writable_schema = ON;"
+            "UPDATE sqlite_master SET sql = replace(sql, 'row INTEGER NOT NULL UNIQUE', 'row INTEGER UNIQUE');"
+            "PRAGMA writable_schema = RESET;"
+            "INSERT INTO live VALUES ('nobody', NULL)"
+        )
+    with pytest.raises(StoreCorruptError, match="rows are not numbers"):
+        opened(folder)
+    assert mended(folder) == (399, [])
+
+
 def test_a_file_of_which_nothing_is_left(folder):
     (folder / NAME).write_bytes(b"x" * 10_000)
     with pytest.raises(StoreCorruptError, match="Fix: restore a backup, or bgem3 repair, which keeps what can be read"):
