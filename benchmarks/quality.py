@@ -31,6 +31,8 @@ from bgem3.index.multi_vector import get_codec
 from bgem3.types import STRATEGIES, Hits, Lexical, Mode
 
 SETS = ("jaquad_dev", "drcd", "arcd", "iapp_valid")
+# Of the long documents, the judgements within a language.
+QRELS = {"long_osguide": "qrels.same.tsv"}
 CODECS = ("float32", "float16", "int8", "int4", "int2", "binary")
 PRESETS = {"balanced": Weights.balanced, "long_document": Weights.long_document, "lexical": Weights.lexical}
 RUNS = [("onnx", "float32"), *([("torch", "bfloat16")] if has_bfloat16() else []), ("onnx", "int8"), ("onnx", "int4")]
@@ -40,7 +42,7 @@ DRAWS = 10
 
 def read(options: argparse.Namespace) -> Iterator[Dataset]:
     for name in options.sets.split(","):
-        yield Dataset.read(options.data / name, titles=False).sample(options.queries)
+        yield Dataset.read(options.data / name, qrels=QRELS.get(name), titles=False).sample(options.queries)
 
 
 def exact(options: argparse.Namespace, **settings: Any) -> M3Encoder:
@@ -131,7 +133,7 @@ def _gain(systems: Sequence[System], values: np.ndarray, n: int) -> str:
 
 def windows(options: argparse.Namespace) -> str:
     """Windows with overlap against truncation, on documents several times longer than `max_length`."""
-    dataset = Dataset.read(options.data / "long_osguide", qrels="qrels.same.tsv").sample(options.queries)
+    dataset = Dataset.read(options.data / "long_osguide", qrels=QRELS["long_osguide"]).sample(options.queries)
     found = {}
     for overflow in ("truncate", "window"):
         encoder = exact(options, max_length=512, overflow=overflow)
