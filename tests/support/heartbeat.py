@@ -28,14 +28,14 @@ async def heartbeat() -> AsyncIterator[None]:
     task = asyncio.create_task(beat())
     await asyncio.sleep(0.01)
     gc.disable()
+    beats.append(time.thread_time())
     before, whole = len(beats) - 1, time.process_time()
     try:
         yield
+        during, whole = [*beats[before:], time.thread_time()], time.process_time() - whole
     finally:
         gc.enable()
-    whole = time.process_time() - whole
-    task.cancel()
-    during = [*beats[before:], time.thread_time()]
+        task.cancel()
     assert len(during) >= 6, "the loop stood still"
     longest = max(later - earlier for earlier, later in pairwise(during))
     assert longest < 0.5 * whole + 0.02, f"the loop's thread worked {longest:.3f} s of {whole:.3f} s without a beat"
