@@ -19,7 +19,7 @@ _X86 = {"x86_64", "AMD64"}
 # Rows the layout is chosen for; it reads well from a query's dozen to a batch's thousands.
 _ROWS = 1024
 # torch and oneDNN each keep the kernels of so many shapes, and every number of rows is one. By default it is 1,024, a thread its
-# own: half a gigabyte within a hundred batches. They read it at the first product; making one again takes some 2 ms.
+# own: a gigabyte within some hundred batches. They read it at the first product; making one again takes some 2 ms.
 for _capacity in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
     os.environ.setdefault(_capacity, "64")
 
