@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 
 import pytest
 from fastapi.testclient import TestClient
@@ -45,6 +46,20 @@ def make_client(encoder: M3Encoder) -> Iterator[ClientFactory]:
 def client(make_client: ClientFactory) -> TestClient:
     """Return a client of an application with default settings."""
     return make_client()
+
+
+@pytest.fixture
+def held(encoder: M3Encoder, monkeypatch: pytest.MonkeyPatch) -> tuple[Event, Event]:
+    """Hold forward passes: the first event tells that one has begun, the second lets them go on."""
+    forward, begun, go = encoder._backend.forward, Event(), Event()
+
+    def slow(*arguments: object) -> object:
+        begun.set()
+        go.wait(timeout=60)
+        return forward(*arguments)
+
+    monkeypatch.setattr(encoder._backend, "forward", slow)
+    return begun, go
 
 
 @pytest.fixture(scope="module")

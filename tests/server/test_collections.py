@@ -111,15 +111,8 @@ def test_delete_the_collection(filled):
     assert filled.post("/v1/collections/parts/documents", json={"documents": DOCUMENTS[:1]}).json()["count"] == 1
 
 
-def test_what_uses_a_collection_that_is_deleted_is_told_so(filled, encoder, monkeypatch):
-    forward, go, begun = encoder._backend.forward, threading.Event(), threading.Event()
-
-    def slow(*arguments):
-        begun.set()
-        go.wait()
-        return forward(*arguments)
-
-    monkeypatch.setattr(encoder._backend, "forward", slow)
+def test_what_uses_a_collection_that_is_deleted_is_told_so(filled, held):
+    begun, go = held
     with ThreadPoolExecutor() as pool:
         more = {"documents": [{"id": "more", "text": "Tea calms."}]}
         adding = pool.submit(filled.post, "/v1/collections/parts/documents", json=more)

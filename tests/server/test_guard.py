@@ -119,16 +119,9 @@ def test_a_body_too_large(make_client, chunked):
     assert error_of(answer)["limit"]["value"] == 1000
 
 
-def test_too_many_at_once(make_client, encoder, monkeypatch):
+def test_too_many_at_once(make_client, held):
     client = make_client(limits=Limits(max_queue=2))
-    forward, go, begun = encoder._backend.forward, threading.Event(), threading.Event()
-
-    def slow(*arguments):
-        begun.set()
-        go.wait()
-        return forward(*arguments)
-
-    monkeypatch.setattr(encoder._backend, "forward", slow)
+    begun, go = held
     statuses: list[int] = []
 
     def ask() -> None:
