@@ -56,9 +56,9 @@ def run(settings: ServerSettings, *, host: str, port: int, shutdown_timeout: int
         timeout_graceful_shutdown=shutdown_timeout,
     )
     server = uvicorn.Server(config)
-    # a terminal that closes; uvicorn leaves it to the system, which ends the process at once
+    # a terminal that closes; uvicorn leaves it to the system, which ends the process at once. As SIGTERM, to the status it ends in
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        signal.signal(signal.SIGHUP, server.handle_exit)
+        signal.signal(signal.SIGHUP, lambda _, frame: server.handle_exit(signal.SIGTERM, frame))
     with _listen(host, port) as bound:
         _announce(settings, host, bound.getsockname()[1])
         server.run(sockets=[bound])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from bgem3.cli.output import fill_streams, use_utf8
+from bgem3.cli.output import drop_output, fill_streams, use_utf8
 from bgem3.errors import BGEM3Error, InvalidInputError
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def main() -> None:
         sys.stderr.write(
             f"error: cannot write {error.filename or 'the output'}: {error.strerror}. Fix: free disk space\n"
         )
+        drop_output()
         sys.exit(FAILED)
     except KeyboardInterrupt:
         sys.exit(130)

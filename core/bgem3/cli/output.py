@@ -23,6 +23,14 @@ def fill_streams() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  # until the end
 
 
+def drop_output() -> None:
+    """Let what standard output cannot write go nowhere: Python tries again at the end, and its status is 120 then."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def use_utf8() -> None:
     """Let pipes and files be UTF-8, whatever the locale or Windows' code page is; terminals stay as they are.
 

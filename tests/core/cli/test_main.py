@@ -53,9 +53,11 @@ def test_streams_may_be_closed(closed, arguments, status):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the device that is always full")
-def test_output_that_finds_no_room():
+@pytest.mark.parametrize("unbuffered", ["", "1"])  # written at the end, or at once
+def test_output_that_finds_no_room(unbuffered):
+    command, environment = [sys.executable, "-m", "bgem3", "doctor"], os.environ | {"PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-m", "bgem3", "doctor"], stdout=full, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
     assert done.returncode == 1
     assert done.stderr.endswith("error: cannot write the output: No space left on device. Fix: free disk space\n")
 
