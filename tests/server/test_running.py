@@ -36,7 +36,9 @@ def lines(process: subprocess.Popen[str], event: str) -> Iterator[dict]:
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)])
 def test_what_was_accepted_is_finished(tmp_path, end):
+    inherited = signal.signal(end, signal.SIG_DFL)  # where the tests run under nohup, SIGHUP is ignored
     process, listening = start("--model", str(MINI), "--db", str(tmp_path / "db"), "--api-key", "key")
+    signal.signal(end, inherited)
     with httpx.Client(base_url=listening["url"], headers={"Authorization": "Bearer key"}, timeout=60) as client:
         assert client.get("/health").json() == {"status": "ok"}
         next(lines(process, "ready"))
