@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator
+from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 from bgem3.errors import InvalidInputError, InvalidMetadataError, MissingExtraError
@@ -66,11 +67,8 @@ def check_kind(name: str) -> str:
         raise InvalidInputError(
             f"{name}: unknown kind, expected one of {', '.join(sorted(READERS))}. Fix: save it as one of them"
         )
-    if kind == "pdf":
-        try:
-            import pypdf  # noqa: F401
-        except ImportError as error:
-            raise MissingExtraError("pypdf", "pdf", f"{name}: a PDF") from error
+    if kind == "pdf" and find_spec("pypdf") is None:
+        raise MissingExtraError("pypdf", "pdf", f"{name}: a PDF")
     return kind
 
 
